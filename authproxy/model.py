@@ -1,0 +1,331 @@
+"""The vocabulary of the house: the values that a request becomes on its way.
+
+``request -> RequestInfo -> Match -> Identity -> Decision -> UpstreamRequest -> response``.
+Each value is built once and never edited.  This module knows no library and no room; every room knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, Literal, NamedTuple, Protocol
+
+Kind = Literal["session", "bearer", "token", "enrolled", "certificate", "basic"]
+"""What a caller may prove itself with; an app's route lists the kinds it accepts."""
+
+KINDS: Final[tuple[Kind, ...]] = ("session", "bearer", "token", "enrolled", "certificate", "basic")
+
+Network = IPv4Network | IPv6Network
+HeaderList = tuple[tuple[bytes, bytes], ...]
+
+
+class Headers:
+    """The header lines of one request, as they came: order, case and duplicates kept.
+
+    Look-ups ignore case (RFC 9110 section 5.1).  Values are bytes; nobody pays for decoding what no rule reads.
+    """
+
+    __slots__ = ("_index", "lines")
+
+    def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.lines: Final[HeaderList] = tuple(lines)
+        index: dict[bytes, tuple[bytes, ...]] = {}
+        for name, value in self.lines:
+            folded = name.lower()
+            index[folded] = (*index.get(folded, ()), value)
+        self._index: Final = index
+
+    def all(self, name: bytes) -> tuple[bytes, ...]:
+        """Every value of ``name`` (lower case), in order of arrival."""
+        return self._index.get(name, ())
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of ``name`` (lower case), or None."""
+        values = self._index.get(name)
+        return values[0] if values else None
+
+    def text(self, name: bytes) -> str:
+        """The values of ``name`` joined with ``, `` (RFC 9110 section 5.3), as Latin-1 text; empty when absent."""
+        return b", ".join(self._index.get(name, ())).decode("latin-1")
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._index
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __repr__(self) -> str:
+        return f"<Headers {len(self.lines)} lines>"  # values may be credentials
+
+
+class RequestInfo(NamedTuple):
+    """What is true about a request, whoever sent it.  Made by ``edge.request_info`` alone.
+
+    ``readings`` are the distinct ways in which a server could understand the path (raw, slashes merged, decoded,
+    path parameters dropped); the first is the raw one.  Matching looks at all of them, forwarding sends the raw one.
+    """
+
+    method: str
+    scheme: str  # "http" or "https", as the client spoke it to us or to the trusted proxy before us
+    host: str  # canonical: lower case, no trailing dot, no port; IPv6 without brackets
+    authority: str  # host[:port] as the client addressed it, validated and lower-cased; for building URLs
+    raw_path: str  # origin-form path exactly as received, without the query; what the upstream gets
+    readings: tuple[str, ...]
+    query: str  # without "?", exactly as received; never part of matching
+    has_query: bool  # tells "/a?" from "/a", so that the target is forwarded byte for byte
+    client: str  # address of the client after the trusted-proxy walk
+    peer: str  # address of the TCP peer
+    headers: Headers
+    request_id: str
+    http_version: tuple[int, int] = (1, 1)
+    certificate: Mapping[str, object] | None = None  # the verified client certificate, as ssl.getpeercert() gives it
+
+    @property
+    def path(self) -> str:
+        """The raw path: what is logged, shown and forwarded."""
+        return self.raw_path
+
+    @property
+    def target(self) -> str:
+        """Path and query exactly as received."""
+        return f"{self.raw_path}?{self.query}" if self.has_query else self.raw_path
+
+    def __repr__(self) -> str:  # the query may carry codes and tokens
+        return f"<RequestInfo {self.request_id} {self.method} {self.host}{self.raw_path} from {self.client}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One way to be allowed.  Every key that is set must hold; a rule without keys allows nobody."""
+
+    where: str  # the settings path, for reasons: "policies.staff.any[0]"
+    authenticated: bool = False
+    groups: frozenset[str] = frozenset()
+    emails: tuple[str, ...] = ()  # exact addresses or "*@domain"
+    users: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
+    clusters: frozenset[str] = frozenset()
+    kinds: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+    methods: frozenset[str] = frozenset()
+    paths: tuple[str, ...] = ()  # same grammar as a route's path
+    cluster_own: bool = False  # the credential was issued for the very cluster that the path names
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A named list of rules; any rule suffices.  ``anonymous`` asks for no credential at all."""
+
+    name: str
+    anonymous: bool = False
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The protected server of an app."""
+
+    urls: tuple[str, ...]  # scheme://host[:port], no path
+    authorization: Literal["none", "id_token", "access_token", "pass", "bearer"] = "none"
+    bearer: Callable[[], str] | None = field(default=None, repr=False)  # reads the secret for authorization "bearer"
+    timeout: float = 60.0  # seconds until the response head, and between two pieces of the body
+    preserve_host: bool = True
+    ca: str | None = None  # path of a PEM bundle
+    certificate: tuple[str, str] | None = None  # paths of certificate and key for TLS client authentication
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One entry of an app's table: which requests, which credentials, which policy."""
+
+    where: str  # "apps.dashboard.routes[1]"
+    path: str  # ends in "/": prefix; otherwise exact; "{name}" matches one segment
+    policy: Policy
+    methods: frozenset[str] = frozenset()  # empty: all
+    accept: frozenset[str] = frozenset({"session"})
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A configured application: where it is reached, who signs its users in, and where it lives."""
+
+    name: str
+    title: str
+    host: str | None  # canonical host, "*" for any, None when only the path decides
+    path: str  # prefix, "/" for the whole host
+    providers: frozenset[str]  # whose sessions open it
+    upstream: Upstream
+    routes: tuple[Route, ...]
+    bearer_issuers: frozenset[str] | None = None  # None: all
+
+
+class Match(NamedTuple):
+    """Which app and route a request selects, by every reading of its path."""
+
+    app: App
+    route: Route
+    captures: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster that the path names, or None."""
+        return dict(self.captures).get("cluster")
+
+
+class SessionHandle(NamedTuple):
+    """What the rest of the house may know of a browser session."""
+
+    id: str  # digest of the session id: fit for logs, index keys and revocation marks
+    provider: str
+    ends_at: float  # absolute end, seconds since the epoch
+    set_cookies: tuple[str, ...] = ()  # Set-Cookie values that the answer must carry
+
+
+class Identity:
+    """Who the caller is, proved.  Never holds the credential that proved it.
+
+    ``id_token`` and ``access_token`` are what an app may ask to receive; they stay out of ``repr``.
+    ``clusters`` is None for a credential that is bound to no cluster, and a set, even an empty one, for one that is.
+    """
+
+    __slots__ = (
+        "access_token", "claims", "clusters", "email", "email_verified", "expires_at", "groups", "id_token", "issuer",
+        "kind", "preferred_username", "scopes", "session", "subject", "user",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        kind: Kind | Literal["anonymous"],
+        subject: str = "",
+        issuer: str = "",
+        user: str = "",
+        email: str = "",
+        email_verified: bool = False,
+        preferred_username: str = "",
+        groups: tuple[str, ...] = (),
+        scopes: frozenset[str] = frozenset(),
+        clusters: frozenset[str] | None = None,
+        expires_at: float = 0.0,
+        session: SessionHandle | None = None,
+        id_token: str = "",
+        access_token: str = "",
+        claims: Mapping[str, object] | None = None,
+    ) -> None:
+        self.kind: Final = kind
+        self.subject: Final = subject
+        self.issuer: Final = issuer
+        self.user: Final = user
+        self.email: Final = email
+        self.email_verified: Final = email_verified
+        self.preferred_username: Final = preferred_username
+        self.groups: Final = groups
+        self.scopes: Final = scopes
+        self.clusters: Final = clusters
+        self.expires_at: Final = expires_at  # of the proof (the ID token of a session), seconds since the epoch
+        self.session: Final = session
+        self.id_token: Final = id_token
+        self.access_token: Final = access_token
+        self.claims: Final[Mapping[str, object]] = claims or {}
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.kind} {self.subject!r} of {self.issuer!r}>"
+
+
+ANONYMOUS: Final = Identity(kind="anonymous")
+"""The caller of a public route."""
+
+
+class Decision(NamedTuple):
+    """May they?  With the reason, in words that are safe to show and that name the settings entry that decided."""
+
+    allowed: bool
+    reason: str
+
+
+class UpstreamRequest(NamedTuple):
+    """The request as the upstream will receive it.  ``headers`` hold no framing: the wire adds its own."""
+
+    method: str
+    target: str
+    headers: HeaderList
+    upstream: Upstream
+    upgrade: str = ""  # the protocol of an accepted Upgrade, e.g. "websocket"; empty for an ordinary request
+
+    def __repr__(self) -> str:
+        return f"<UpstreamRequest {self.method} {len(self.headers)} headers>"
+
+
+class Answer(NamedTuple):
+    """A whole answer of our own, worded by the edge: a refusal, a page, a redirect."""
+
+    status: int
+    headers: HeaderList = ()
+    body: bytes = b""
+
+
+class Lifetime(Protocol):
+    """How long a tunnel may live: until ``ends_at`` or until ``on_end`` calls back, whichever is first."""
+
+    @property
+    def ends_at(self) -> float | None:
+        """Seconds since the epoch, or None for no end that is known beforehand."""
+
+    def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` once when the identity ends (sign-out, revocation); returns what forgets it again."""
+
+
+class Exchange(Protocol):
+    """One request and its answer on the wire, without saying which wire.
+
+    Made by ``edge.connection``; used by ``pipeline`` and ``upstream``.  Exactly one of ``answer``, ``start_response``
+    and ``tunnel`` is called, once.
+    """
+
+    info: RequestInfo
+
+    @property
+    def body_length(self) -> int | None:
+        """Content-Length of the request; 0 when it has no body; None when its body is chunked."""
+
+    def body(self) -> AsyncIterator[bytes]:
+        """The request body, piece by piece.  Sends ``100 Continue`` first where the client waits for it.
+
+        Raises ``errors.ClientGone`` when the client breaks off, so that no truncated body ever looks complete.
+        """
+
+    async def answer(self, answer: Answer) -> None:
+        """Send a whole answer of ours.  Closes the connection where the request body was left unread."""
+
+    async def start_response(self, status: int, headers: HeaderList, *, length: int | None) -> None:
+        """Send the head of the upstream's response.  ``length`` None: chunked, or until close for HTTP/1.0."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body, with backpressure.  Raises ``errors.ClientGone``."""
+
+    async def finish(self) -> None:
+        """End the body."""
+
+    def abort(self) -> None:
+        """Break the connection off, so that the client sees the response as truncated."""
+
+    async def tunnel(self, status: int, headers: HeaderList) -> Tunnel:
+        """Send a 101 head and give the raw connection."""
+
+
+class Tunnel(Protocol):
+    """The client's side of a connection after 101: bytes, both ways."""
+
+    async def read(self) -> bytes:
+        """The next bytes; empty at the end."""
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes, with backpressure."""
+
+    def close(self) -> None:
+        """Close the connection."""

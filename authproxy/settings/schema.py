@@ -1,0 +1,423 @@
+"""The exact shape of the settings file.
+
+This room says which keys exist and what they hold; ``settings.load`` reads the file, finds the lines and collects the
+problems.  Models are frozen and refuse unknown keys.  The JSON Schema for editors is made from them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from authproxy.model import Kind, Network
+
+_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: object) -> float:
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("must be a duration such as 500ms, 90s, 15m, 8h or 7d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise ValueError("must be longer than nothing")
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    AfterValidator(_positive),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(ms|s|m|h|d)$"}),
+]
+"""Seconds, written as ``500ms 90s 15m 8h 7d``."""
+
+
+def _network(value: object) -> Network:
+    if not isinstance(value, str):
+        raise ValueError("must be an address or a network such as 10.0.0.0/8")
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"is not a network such as 10.0.0.0/8: {error}") from None
+
+
+Cidr = Annotated[Network, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
+
+
+def _existing_path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be the path of a file")
+    base = (info.context or {}).get("base", Path())
+    return Path(base) / value
+
+
+FilePath = Annotated[Path, BeforeValidator(_existing_path), WithJsonSchema({"type": "string"})]
+"""A path, made absolute against the folder of the settings file."""
+
+
+class Shape(BaseModel):
+    """What all sections share: frozen, nothing unknown, no coercion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class SecretRef(Shape):
+    """A secret: ``{file: …}``, ``{env: …}`` (the first variable that is set) or ``{value: …}``."""
+
+    file: FilePath | None = None
+    env: str | list[str] | None = None
+    value: str | None = Field(default=None, repr=False)
+
+    @model_validator(mode="after")
+    def _one(self) -> SecretRef:
+        if sum(x is not None for x in (self.file, self.env, self.value)) != 1:
+            raise ValueError("a secret is one of {file: …}, {env: …} or {value: …}")
+        return self
+
+    def reveal(self) -> str:
+        """The secret itself, read now; trailing line breaks of a file are dropped.
+
+        Raises LookupError with a sentence that names the source, never the content, when there is none.
+        """
+        if self.value is not None:
+            return self.value
+        if self.file is not None:
+            return self._from_file(self.file)
+        names = [self.env] if isinstance(self.env, str) else list(self.env or ())
+        for name in names:
+            if os.environ.get(name):
+                return os.environ[name]
+        raise LookupError(f"none of the environment variables {', '.join(names)} is set")
+
+    @staticmethod
+    def _from_file(path: Path) -> str:
+        try:
+            text = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise LookupError(f"cannot read {path}: {why}") from None
+        if not text:
+            raise LookupError(f"{path} is empty")
+        return text
+
+
+Secret = SecretRef
+
+
+class ListenTls(Shape):
+    """TLS on the public listener; files are read again when they change."""
+
+    cert: FilePath
+    key: FilePath
+    client_ca: FilePath | None = None
+    client_auth: Literal["optional", "required"] = "optional"
+
+
+class Listen(Shape):
+    """Sockets.  Addresses are ``host:port`` or ``unix:/path``."""
+
+    address: str = "127.0.0.1:8080"
+    tls: ListenTls | None = None
+    decisions: str | None = None
+    admin: str | None = "127.0.0.1:9090"
+    trusted_proxies: list[Cidr] = []
+    workers: int = Field(default=1, ge=1, le=64)
+
+
+class RedisSentinel(Shape):
+    nodes: list[str] = Field(min_length=1)
+    service: str
+
+
+class RedisCluster(Shape):
+    nodes: list[str] = Field(min_length=1)
+
+
+class Redis(Shape):
+    """One of ``url`` (standalone), ``sentinel`` or ``cluster``."""
+
+    url: str | SecretRef | None = None
+    sentinel: RedisSentinel | None = None
+    cluster: RedisCluster | None = None
+    username: str | None = None
+    password: SecretRef | None = None
+    ca: FilePath | None = None
+    prefix: str = "authproxy:"
+
+    @model_validator(mode="after")
+    def _one(self) -> Redis:
+        if sum(x is not None for x in (self.url, self.sentinel, self.cluster)) != 1:
+            raise ValueError("say where Redis is with exactly one of url, sentinel or cluster")
+        return self
+
+
+class Store(Shape):
+    """Shared state; left out: embedded, in memory, one process."""
+
+    redis: Redis | None = None
+
+
+class Cookie(Shape):
+    name: str = Field(default="authproxy", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    domain: str | None = None
+    same_site: Literal["lax", "strict", "none"] = "lax"
+
+
+class Session(Shape):
+    """The browser session: keys that seal its cookie, and when it ends."""
+
+    keys: list[SecretRef] = []
+    cookie: Cookie = Cookie()
+    idle: Duration = 8 * 3600.0
+    absolute: Duration = 168 * 3600.0
+
+
+class Endpoints(Shape):
+    """Addresses that replace discovered ones (split horizon)."""
+
+    authorization: str | None = None
+    token: str | None = None
+    jwks: str | None = None
+    userinfo: str | None = None
+    end_session: str | None = None
+    revocation: str | None = None
+    discovery: str | None = None
+
+
+class Provider(Shape):
+    """An OpenID provider that people sign in with."""
+
+    title: str | None = None
+    issuer: str
+    client_id: str = Field(min_length=1)
+    client_secret: SecretRef | None = None
+    client_auth: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
+    scopes: list[str] = ["openid", "profile", "email", "offline_access"]
+    authorize: dict[str, str] = {}
+    endpoints: Endpoints = Endpoints()
+    ca: FilePath | None = None
+    claims: dict[Literal["user", "email", "groups", "preferred_username"], str] = {}
+    algorithms: list[str] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+    refresh_tokens: Literal["per_session", "per_user"] = "per_session"
+    password_login: bool = False
+    userinfo: bool = False
+    max_age: Duration | None = None
+    acr_values: list[str] = []
+    response_mode: Literal["query", "form_post"] = "query"
+    insecure_http: bool = False
+
+
+class Issuer(Shape):
+    """An issuer whose JWTs are accepted as bearer tokens."""
+
+    issuer: str | None = None
+    jwks_url: str | None = None
+    kubernetes_service_accounts: bool = False
+    audiences: list[str] = Field(min_length=1)
+    claims: dict[Literal["user", "email", "groups", "scopes", "clusters"], str] = {}
+    algorithms: list[str] = ["RS256", "ES256", "PS256", "EdDSA"]
+    ca: FilePath | None = None
+    insecure_http: bool = False
+
+
+class StaticToken(Shape):
+    secrets: list[SecretRef] = Field(min_length=1)
+    scopes: list[str] = []
+    clusters: list[str] | None = None
+
+
+class Basic(Shape):
+    users: SecretRef
+    groups: SecretRef | None = None
+
+
+class Certificates(Shape):
+    subject: Literal["cn", "o", "dns_san", "uri_san"] = "cn"
+    clusters: Literal["cn", "o", "dns_san", "uri_san"] | None = None
+    groups: Literal["o"] | None = None
+    scopes: list[str] = []
+
+
+class EnrollmentToken(Shape):
+    secrets: list[SecretRef] = Field(min_length=1)
+    clusters: list[str] = []
+
+
+class EnrollmentCredential(Shape):
+    lifetime: Duration = 900.0
+    renewable_for: Duration = 2160 * 3600.0
+    scopes: list[str] = []
+
+
+class Enrollment(Shape):
+    tokens: dict[str, EnrollmentToken] = {}
+    signing_keys: list[SecretRef] = []
+    credential: EnrollmentCredential = EnrollmentCredential()
+
+
+class Limit(Shape):
+    burst: int = Field(ge=1, le=1_000_000)
+    every: Duration
+
+
+class Throttle(Shape):
+    """GCRA: ``burst`` at once, then one per ``every``."""
+
+    login: Limit = Limit.model_construct(burst=20, every=6.0)
+    login_per_client: Limit = Limit.model_construct(burst=1000, every=0.1)
+
+
+class RuleShape(Shape):
+    """One way to be allowed: every key that is set must hold."""
+
+    authenticated: Literal[True] | None = None
+    groups: list[str] | None = None
+    emails: list[str] | None = None
+    users: list[str] | None = None
+    scopes: list[str] | None = None
+    clusters: list[str] | None = None
+    kinds: list[Kind] | None = None
+    networks: list[Cidr] | None = None
+    methods: list[str] | None = None
+    paths: list[str] | None = None
+    cluster: Literal["own"] | None = None
+
+
+class PolicyShape(Shape):
+    """``anonymous: true``, or ``any:`` with rules of which one suffices."""
+
+    anonymous: Literal[True] | None = None
+    any: list[RuleShape] | None = None
+
+
+class BearerSecret(Shape):
+    bearer: SecretRef
+
+
+class UpstreamTls(Shape):
+    cert: FilePath
+    key: FilePath
+
+
+class UpstreamShape(Shape):
+    """The protected server: ``url`` or several ``urls``."""
+
+    url: str | None = None
+    urls: list[str] | None = None
+    authorization: Literal["none", "id_token", "access_token", "pass"] | BearerSecret = "none"
+    timeout: Duration = 60.0
+    preserve_host: bool = True
+    ca: FilePath | None = None
+    tls: UpstreamTls | None = None
+    server_name: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> UpstreamShape:
+        if (self.url is None) == (self.urls is None):
+            raise ValueError("say where the upstream is with exactly one of url or urls")
+        return self
+
+
+class RouteShape(Shape):
+    path: str
+    methods: list[str] | None = None
+    accept: list[Kind] | None = None
+    policy: str
+
+
+class AppBearer(Shape):
+    issuers: list[str] | None = None
+    audiences: list[str] | None = None
+
+
+class AppShape(Shape):
+    """A protected application: ``host`` and/or ``path`` prefix, an upstream, and routes: the first match wins."""
+
+    title: str | None = None
+    host: str | None = None
+    path: str = "/"
+    provider: str | list[str] | None = None
+    bearer: AppBearer = AppBearer()
+    upstream: UpstreamShape
+    routes: list[RouteShape] = Field(min_length=1)
+
+
+class KubernetesCluster(Shape):
+    title: str | None = None
+    environment: str = ""
+    region: str = ""
+    server: str
+    ca: FilePath | None = None
+    audience: str
+    policy: str
+
+
+class Kubernetes(Shape):
+    provider: str
+    clusters: dict[str, KubernetesCluster] = {}
+
+
+class Workspace(Shape):
+    title: str | None = None
+    providers: list[str] = []
+    clusters: list[str] = []
+
+
+class ForwardAuth(Shape):
+    """How ingresses ask us."""
+
+    success_status: int = Field(default=202, ge=200, le=299)
+    secret: SecretRef | None = None
+    headers: Literal["x-forwarded", "x-original"] = "x-forwarded"
+
+
+class Audit(Shape):
+    file: FilePath | None = None
+
+
+class Settings(Shape):
+    """The whole file."""
+
+    listen: Listen = Listen()
+    public_url: str
+    prefix: str = Field(default="/oauth2", pattern=r"^(/[A-Za-z0-9_-]+)+$")
+    store: Store = Store()
+    session: Session = Session()
+    providers: dict[str, Provider] = {}
+    issuers: dict[str, Issuer] = {}
+    tokens: dict[str, StaticToken] = {}
+    basic: Basic | None = None
+    certificates: Certificates | None = None
+    enrollment: Enrollment | None = None
+    throttle: Throttle = Throttle()
+    policies: dict[str, PolicyShape] = {}
+    apps: dict[str, AppShape] = {}
+    kubernetes: Kubernetes | None = None
+    workspaces: dict[str, Workspace] = {}
+    forward_auth: ForwardAuth = ForwardAuth()
+    audit: Audit | Literal["stdout"] = "stdout"
+    reload: bool = False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the settings file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
