@@ -131,6 +131,12 @@ class ContentTooLarge(Refusal):
     status = 413
 
 
+class ExpectationFailed(Refusal):
+    """417: an Expect that is not 100-continue (RFC 9110 section 15.5.18)."""
+
+    status = 417
+
+
 class TooManyAttempts(Refusal):
     """429: the throttle says wait.  ``retry_after`` is in whole seconds, at least 1."""
 
@@ -169,3 +175,7 @@ class VersionNotSupported(Refusal):
     """505: not HTTP/1.0 or HTTP/1.1."""
 
     status = 505
+
+
+class SessionEnded(AuthproxyError):
+    """A browser session is definitely over: expired, signed out, or its refresh token is dead."""

@@ -162,6 +162,7 @@ class App:
     upstream: Upstream
     routes: tuple[Route, ...]
     bearer_issuers: frozenset[str] | None = None  # None: all
+    bearer_audiences: frozenset[str] | None = None  # None: all that the issuers accept
 
 
 class Match(NamedTuple):
@@ -183,7 +184,6 @@ class SessionHandle(NamedTuple):
     id: str  # digest of the session id: fit for logs, index keys and revocation marks
     provider: str
     ends_at: float  # absolute end, seconds since the epoch
-    set_cookies: tuple[str, ...] = ()  # Set-Cookie values that the answer must carry
 
 
 class Identity:
@@ -326,6 +326,9 @@ class Tunnel(Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send bytes, with backpressure."""
+
+    def write_eof(self) -> None:
+        """Send no more, where the connection can say so; the other direction goes on."""
 
     def close(self) -> None:
         """Close the connection."""

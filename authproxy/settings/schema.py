@@ -6,119 +6,16 @@ problems.  Models are frozen and refuse unknown keys.  The JSON Schema for edito
 
 from __future__ import annotations
 
-import os
-import re
-from ipaddress import ip_network
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from authproxy.model import Kind, Network
-
-_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _seconds(value: object) -> float:
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError("must be a duration such as 500ms, 90s, 15m, 8h or 7d")
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def _positive(value: float) -> float:
-    if value <= 0:
-        raise ValueError("must be longer than nothing")
-    return value
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    AfterValidator(_positive),
-    WithJsonSchema({"type": "string", "pattern": r"^\d+(ms|s|m|h|d)$"}),
-]
-"""Seconds, written as ``500ms 90s 15m 8h 7d``."""
-
-
-def _network(value: object) -> Network:
-    if not isinstance(value, str):
-        raise ValueError("must be an address or a network such as 10.0.0.0/8")
-    try:
-        return ip_network(value)
-    except ValueError as error:
-        raise ValueError(f"is not a network such as 10.0.0.0/8: {error}") from None
-
-
-Cidr = Annotated[Network, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
-
-
-def _existing_path(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be the path of a file")
-    base = (info.context or {}).get("base", Path())
-    return Path(base) / value
-
-
-FilePath = Annotated[Path, BeforeValidator(_existing_path), WithJsonSchema({"type": "string"})]
-"""A path, made absolute against the folder of the settings file."""
-
-
-class Shape(BaseModel):
-    """What all sections share: frozen, nothing unknown, no coercion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-class SecretRef(Shape):
-    """A secret: ``{file: …}``, ``{env: …}`` (the first variable that is set) or ``{value: …}``."""
-
-    file: FilePath | None = None
-    env: str | list[str] | None = None
-    value: str | None = Field(default=None, repr=False)
-
-    @model_validator(mode="after")
-    def _one(self) -> SecretRef:
-        if sum(x is not None for x in (self.file, self.env, self.value)) != 1:
-            raise ValueError("a secret is one of {file: …}, {env: …} or {value: …}")
-        return self
-
-    def reveal(self) -> str:
-        """The secret itself, read now; trailing line breaks of a file are dropped.
-
-        Raises LookupError with a sentence that names the source, never the content, when there is none.
-        """
-        if self.value is not None:
-            return self.value
-        if self.file is not None:
-            return self._from_file(self.file)
-        names = [self.env] if isinstance(self.env, str) else list(self.env or ())
-        for name in names:
-            if os.environ.get(name):
-                return os.environ[name]
-        raise LookupError(f"none of the environment variables {', '.join(names)} is set")
-
-    @staticmethod
-    def _from_file(path: Path) -> str:
-        try:
-            text = path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise LookupError(f"cannot read {path}: {why}") from None
-        if not text:
-            raise LookupError(f"{path} is empty")
-        return text
-
+from authproxy.model import Kind
+from authproxy.settings.values import Cidr as Cidr
+from authproxy.settings.values import Duration as Duration
+from authproxy.settings.values import FilePath as FilePath
+from authproxy.settings.values import SecretRef as SecretRef
+from authproxy.settings.values import Shape as Shape
 
 Secret = SecretRef
 

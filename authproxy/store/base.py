@@ -53,7 +53,7 @@ class Store(Protocol):
         """Give the lease back; nothing happens when ``owner`` does not hold it (any more)."""
 
     async def tally(self, key: str, *, burst: int, every: float) -> Tally:
-        """Charge one attempt to a GCRA bucket on the store's clock: ``burst`` at once, then one per ``every`` seconds."""
+        """Charge one attempt to a GCRA bucket on the store's clock: ``burst`` at once, then one per ``every``."""
 
     async def give_back(self, key: str, *, every: float) -> None:
         """Take one attempt back out of the bucket; never below empty."""
@@ -68,7 +68,10 @@ class Store(Protocol):
         """The members of the set ``key``."""
 
     async def append(self, stream: str, value: bytes, *, ttl: float, limit: int = 100_000) -> str:
-        """Add ``value`` to a stream; entries older than ``ttl`` seconds or beyond ``limit`` may be dropped.  Its id."""
+        """Add ``value`` to a stream, to stay for ``ttl`` seconds at least.  Its id.
+
+        Entries past their own time may be dropped, and so may the oldest beyond ``limit``.
+        """
 
     async def read(self, stream: str, after: str = "", *, count: int = 1000) -> list[Entry]:
         """At most ``count`` entries after the id ``after`` ("" = from the beginning), oldest first."""

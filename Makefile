@@ -1,0 +1,58 @@
+# What a developer types.  `make` alone lists it.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+
+# Rooms that decide, and do nothing else: every branch of them is covered.
+PURE := authproxy/model.py authproxy/errors.py authproxy/routing.py authproxy/authz.py authproxy/mutate.py \
+	authproxy/edge/request_info.py authproxy/edge/origin.py authproxy/edge/path.py authproxy/edge/host.py \
+	authproxy/edge/hops.py
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+.PHONY: help demo test lint format pytest lock clean
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 12
+
+demo: ## the proxy, a small OpenID provider and a sample app on this machine: prints what to open (PORT=8080)
+	@requirements/venv run
+	@$(BIN)/authproxy demo $(if $(PORT),--port $(PORT))
+
+test: ## everything that belongs in CI: lint, types, tests, coverage; installs what it needs first
+	@requirements/machine
+	@requirements/venv dev
+	@$(MAKE) lint
+	@$(MAKE) pytest
+
+lint: ## style and types
+	@requirements/venv dev
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "not formatted: run make format" >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+
+format: ## write the source the one way it is written
+	@requirements/venv dev
+	@$(BIN)/ruff check --fix --quiet || true
+	@$(BIN)/ruff format
+
+# The gate says something only when it is not met, so that pytest's summary stays the last line.
+pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
+	@requirements/venv dev
+	@$(BIN)/python -m pytest --cov --cov-report= --no-header $(ARGS)
+	@[ -n "$(ARGS)" ] || $(BIN)/python -m coverage report --skip-covered --show-missing --fail-under=100 \
+		--include=$(subst $(space),$(comma),$(strip $(PURE))) >.venv/gate 2>&1 \
+		|| { cat .venv/gate; echo "the pure rooms are not wholly covered" >&2; exit 1; }
+
+lock: ## resolve the dependencies anew into requirements/*.txt (ARGS=--upgrade for newer ones)
+	@requirements/venv dev
+	@requirements/lock $(ARGS)
+
+clean: ## remove what the other targets made
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage tests/peers/certified/node_modules

@@ -1,0 +1,321 @@
+"""The workshop: builds every room from the settings by constructor calls, opens the listeners, starts, stops.
+
+Nothing here decides about a request.  What is built is entered into one exit stack and left in reverse order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp_session
+from aiohttp import web
+
+from authproxy import authz, mutate, routing
+from authproxy.admin.routes import Admin
+from authproxy.authn.chain import Chain
+from authproxy.authn.session import SessionAuthenticator
+from authproxy.edge.answer import Answers
+from authproxy.edge.connection import FrontDoor, info_of
+from authproxy.edge.origin import Origins
+from authproxy.edge.request_info import Raw, TrustedProxies, describe
+from authproxy.errors import Refusal, StoreUnavailable
+from authproxy.model import Answer, Exchange, RequestInfo
+from authproxy.observe.audit import Audit
+from authproxy.observe.metrics import Metrics
+from authproxy.oidc.provider import Provider
+from authproxy.pipeline import Pipeline
+from authproxy.portal.decisions import Decisions
+from authproxy.portal.pages import CSP, Pages
+from authproxy.portal.routes import Parts, Portal
+from authproxy.portal.smallstate import SealedStorage
+from authproxy.sessions.cookie import Cookies, SessionCookie
+from authproxy.sessions.live import LiveView
+from authproxy.sessions.marks import Marks
+from authproxy.sessions.sealing import KeyRing, decode, token
+from authproxy.sessions.vault import Vault
+from authproxy.settings.schema import Audit as AuditShape
+from authproxy.settings.schema import Settings
+from authproxy.signin.browser import BrowserCookie
+from authproxy.signin.login import Login
+from authproxy.signin.logout import Logout
+from authproxy.signin.refresh import Refresher
+from authproxy.signin.resume import Resumption
+from authproxy.signin.state import StateCookies
+from authproxy.signin.target import AllowedTargets
+from authproxy.startup import Check, Startup
+from authproxy.store.base import Store
+from authproxy.store.memory import MemoryStore
+from authproxy.store.redis import RedisStore
+from authproxy.throttle import Throttle
+from authproxy.upstream.pool import Pools
+
+log = logging.getLogger("authproxy")
+_DRAIN: Final = 30.0
+
+
+class Authproxy:
+    """A whole proxy.  Enter it to serve; ``addresses`` says where."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings: Final = settings
+        self._clock: Final = clock
+        self._stack: Final = AsyncExitStack()
+        self._tasks: Final[list[asyncio.Task[None]]] = []
+        self._doors: Final[list[FrontDoor]] = []
+        self._stop: Final = asyncio.Event()
+        self.addresses: Final[dict[str, str]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        try:
+            await self._build()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.__aexit__(kind, error, trace)
+
+    def readiness(self) -> bool:
+        """Whether every part has answered once."""
+        return self.startup.done.is_set()
+
+    def stop(self) -> None:
+        """Ask ``run_until_stopped`` to return."""
+        self._stop.set()
+
+    async def run_until_stopped(self) -> None:
+        """Serve until SIGTERM, SIGINT or ``stop``; then finish what runs."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            await self._stop.wait()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Readiness fails first; then no connection is accepted, and what runs may finish."""
+        self.startup.draining = True
+        await asyncio.gather(*(door.drain(_DRAIN) for door in self._doors))
+
+    # Building, from the ground floor up
+
+    async def _build(self) -> None:
+        settings, clock = self._settings, self._clock
+        self.audit = self._open_audit()
+        self.metrics = Metrics()
+        self.store = self._open_store()
+        self._stack.push_async_callback(self.store.close)
+        self.ring = KeyRing(_session_keys(settings))
+        self.providers = {
+            name: await self._stack.enter_async_context(Provider(name, shape, clock=clock))
+            for name, shape in settings.providers.items()
+        }
+        self._build_sessions()
+        self._build_answers()
+        await self._build_pipeline()
+        self._build_portal()
+        self.startup = Startup(self._checks(), self._degraded)
+        await self._open_listeners()
+        self._begin(self.startup.run())
+        self._begin(self.marks.run())
+        self._begin(self._write_back())
+
+    def _open_audit(self) -> Audit:
+        where = self._settings.audit
+        audit = Audit.open(where.file if isinstance(where, AuditShape) else None, clock=self._clock)
+        self._stack.callback(audit.close)
+        return audit
+
+    def _open_store(self) -> Store:
+        redis = self._settings.store.redis
+        if redis is None:
+            return MemoryStore(self._clock)
+        url = redis.url if isinstance(redis.url, str) else redis.url.reveal() if redis.url else ""
+        return RedisStore.standalone(
+            url, username=redis.username, password=redis.password.reveal if redis.password else None,
+            ca=str(redis.ca) if redis.ca else None, prefix=redis.prefix,
+        )  # fmt: skip
+
+    def _build_sessions(self) -> None:
+        settings, clock, session = self._settings, self._clock, self._settings.session
+        secure = settings.public_url.startswith("https://")
+        self.cookies = Cookies(session.cookie, secure=secure)
+        self.cookie = SessionCookie(self.cookies, self.ring, session.cookie)
+        self.vault = Vault(self.store, self.ring)
+        self.live = LiveView(clock=clock, idle=session.idle)
+        self.metrics.watch_sessions(lambda: len(self.live))
+        self.marks = Marks(self.store, clock=clock, on_mark=self.live.apply)
+        self.refresher = Refresher(providers=self.providers, vault=self.vault, store=self.store, clock=clock)
+        self.resumption = Resumption(
+            cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, refresher=self.refresher,
+            providers=self.providers, idle=session.idle, clock=clock,
+        )  # fmt: skip
+        self._stack.push_async_callback(self.resumption.close)
+        self.session = SessionAuthenticator(cookie=self.cookie, resumption=self.resumption, live=self.live)
+        self.throttle = Throttle(self.store, settings.throttle, key=self.ring.subkey("throttle"))
+        form_post = any(provider.response_mode == "form_post" for provider in settings.providers.values())
+        self.login = Login(
+            providers=self.providers, states=StateCookies(self.cookies, self.ring, cross_site=form_post and secure),
+            browsers=BrowserCookie(self.cookies, self.ring), cookie=self.cookie, vault=self.vault, live=self.live,
+            marks=self.marks, refresher=self.refresher, store=self.store, throttle=self.throttle,
+            absolute=session.absolute, clock=clock,
+        )  # fmt: skip
+        self.logout = Logout(
+            providers=self.providers, cookie=self.cookie, vault=self.vault, live=self.live, marks=self.marks,
+            refresher=self.refresher, store=self.store, absolute=session.absolute, clock=clock,
+        )  # fmt: skip
+        self._stack.push_async_callback(self.logout.close)
+
+    def _build_answers(self) -> None:
+        settings = self._settings
+        self.origins = Origins(
+            public_url=settings.public_url, prefix=settings.prefix, cookie_domain=settings.session.cookie.domain
+        )
+        self.pages = Pages(prefix=settings.prefix)
+        self.answers = Answers(pages=self.pages, origins=self.origins, csp=CSP)
+        self.trusted = TrustedProxies(settings.listen.trusted_proxies)
+
+    async def _build_pipeline(self) -> None:
+        policies = authz.compile_policies(self._settings)
+        self.routes = routing.RouteTable(routing.compile_apps(self._settings, policies))
+        pools = await self._stack.enter_async_context(Pools())
+        self.pipeline = Pipeline(
+            routes=self.routes, chain=Chain([self.session]), pools=pools, answers=self.answers,
+            own_cookies=mutate.OwnCookies(self.cookies.base.encode()), lifetime=self.session.lifetime,
+            audit=self.audit, metrics=self.metrics, clock=self._clock,
+        )  # fmt: skip
+
+    def _build_portal(self) -> None:
+        parts = Parts(
+            info_of=info_of, providers=self.providers, routes=self.routes, origins=self.origins,
+            targets=self._targets(), pages=self.pages, cookie=self.cookie, session=self.session, login=self.login,
+            logout=self.logout, audit=self.audit, metrics=self.metrics,
+        )  # fmt: skip
+        self.portal = Portal(parts)
+
+    def _targets(self) -> AllowedTargets:
+        public = urlsplit(self._settings.public_url)
+        hosts = {host for host in self.routes.hosts if host != "*"} | {public.hostname or ""}
+        return AllowedTargets(scheme=public.scheme, hosts=frozenset(hosts), ports=frozenset({None, public.port}))
+
+    def _decisions(self, *, private_listener: bool) -> Decisions:
+        forward_auth = self._settings.forward_auth
+        return Decisions(
+            info_of=info_of, decide=self.pipeline.forward_auth, refuse=self.answers.bare, trusted=self.trusted,
+            source=forward_auth.headers, success=forward_auth.success_status,
+            secret=forward_auth.secret.reveal if forward_auth.secret else None, public_scheme=self.origins.scheme,
+            private_listener=private_listener,
+        )  # fmt: skip
+
+    # Listeners
+
+    async def _open_listeners(self) -> None:
+        listen, prefix = self._settings.listen, self._settings.prefix
+        pages = web.Application(
+            middlewares=[aiohttp_session.session_middleware(SealedStorage(self.cookies, self.ring))]
+        )
+        self.portal.attach(pages)
+        self._decisions(private_listener=False).attach(pages, prefix)
+        public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(prefix + "/"))
+        context = _tls(str(listen.tls.cert), str(listen.tls.key)) if listen.tls else None
+        self.addresses["public"] = await public.listen(listen.address, context)
+        if listen.decisions:
+            application = web.Application()
+            self._decisions(private_listener=True).attach(application, prefix)
+            door = self._door(application, is_ours=lambda _info: True)
+            self.addresses["decisions"] = await door.listen(listen.decisions)
+        if listen.admin:
+            self.addresses["admin"] = await self._open_admin(listen.admin)
+
+    def _door(self, pages: web.Application, *, is_ours: Callable[[RequestInfo], bool]) -> FrontDoor:
+        door = FrontDoor(pages, describe=self._describe, is_ours=is_ours, proxied=self._proxied, refused=self._refused)
+        self._doors.append(door)
+        self._stack.push_async_callback(door.close)
+        return door
+
+    async def _open_admin(self, address: str) -> str:
+        admin = Admin(readiness=self.startup.readiness, metrics=self.metrics)
+        runner = web.AppRunner(admin.application(), access_log=None)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        if address.startswith("unix:"):
+            await web.UnixSite(runner, address.removeprefix("unix:")).start()
+            return address
+        host, _, port = address.rpartition(":")
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        name = runner.addresses[0]
+        return f"{name[0]}:{name[1]}"
+
+    def _describe(self, raw: Raw) -> RequestInfo:
+        return describe(raw, trusted=self.trusted, request_id=token(12), public_scheme=self.origins.scheme)
+
+    async def _proxied(self, exchange: Exchange) -> None:
+        await self.pipeline.proxy(exchange)
+
+    def _refused(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
+        """A refusal before or beside the pipeline: one audit line, with its code."""
+        client = info.client if info else (raw.peer if raw else "")
+        self.metrics.exchange(app="", status=refusal.status, seconds=0.0, code=refusal.code)
+        self.audit.record(
+            "exchange", request_id=info.request_id if info else "", client=client,
+            method=info.method if info else (raw.method if raw else ""), host=info.host if info else "",
+            path=info.raw_path if info else "", status=refusal.status, code=refusal.code, reason=refusal.reason,
+        )  # fmt: skip
+        return self.answers.refuse(refusal, info)
+
+    # Keeping going
+
+    def _checks(self) -> dict[str, Check]:
+        checks: dict[str, Check] = {"store": self.marks.sync}
+        for name, provider in self.providers.items():
+            checks[f"provider {name}"] = provider.metadata
+        return checks
+
+    def _degraded(self) -> dict[str, str]:
+        found = {f"provider {name}": p.last_error for name, p in self.providers.items() if p.last_error}
+        if self.marks.synced_at is None or self._clock() - self.marks.synced_at > 3.0:
+            found["store"] = "unreachable; sessions go on from memory and from their cookies"
+        return found
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _write_back(self) -> None:
+        pause = min(60.0, max(self._settings.session.idle / 20, 1.0))
+        while True:
+            await asyncio.sleep(pause)
+            with suppress(StoreUnavailable):
+                await self.resumption.write_back()
+
+
+def _session_keys(settings: Settings) -> list[bytes]:
+    keys = [decode(reference.reveal().strip().rstrip("=")) for reference in settings.session.keys]
+    return [key for key in keys if key] or [os.urandom(32)]
+
+
+def _tls(cert: str, key: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(cert, key)
+    return context

@@ -1,0 +1,134 @@
+"""The front desk: says what there is, hands over, and words the outcome for a terminal.  No logic of the house."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+import uvloop
+
+from authproxy import __version__
+from authproxy.app import Authproxy
+from authproxy.errors import Problem, SettingsError
+from authproxy.sessions.sealing import encode
+from authproxy.settings.load import Loaded, inspect, load
+from authproxy.settings.schema import json_schema
+
+_CONFIG = click.option(
+    "-c", "--config", "file", required=True, type=click.Path(path_type=Path), help="The settings file."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="authproxy")
+def main() -> None:
+    """An authenticating reverse proxy: who is this, and may they?"""
+
+
+@main.command()
+@_CONFIG
+def serve(file: Path) -> None:
+    """Run.  Exits with 2, and every problem listed, when the settings are wrong."""
+    _log_to_stderr()
+    try:
+        loaded = load(file)
+    except SettingsError as error:
+        _list(error.problems)
+        sys.exit(2)
+    _list(list(loaded.warnings))
+    try:
+        uvloop.run(_serve(loaded))
+    except OSError as error:
+        click.echo(f"{file}: cannot listen or open a file: {error}", err=True)
+        sys.exit(2)
+
+
+async def _serve(loaded: Loaded) -> None:
+    async with Authproxy(loaded.settings) as proxy:
+        for name, address in proxy.addresses.items():
+            click.echo(f"authproxy: {name} listens on {address}", err=True)
+        waiting = proxy.startup.readiness().waiting_for
+        if waiting:
+            click.echo(f"authproxy: waiting for {', '.join(waiting)}", err=True)
+        announcement = asyncio.get_running_loop().create_task(_announce(proxy))
+        try:
+            await proxy.run_until_stopped()
+        finally:
+            announcement.cancel()
+
+
+async def _announce(proxy: Authproxy) -> None:
+    await proxy.startup.done.wait()
+    click.echo("authproxy: ready", err=True)
+
+
+@main.command()
+@_CONFIG
+@click.option("--connect", is_flag=True, help="Also try providers, store and upstreams.")
+def check(file: Path, *, connect: bool) -> None:
+    """Validate the settings without running.  Exits with 0, or with 2 when they cannot be used."""
+    problems = inspect(file)
+    _list(problems)
+    if any(not problem.warning for problem in problems):
+        sys.exit(2)
+    if connect and not asyncio.run(_try_connections(file)):
+        sys.exit(2)
+    click.echo(f"{file}: the settings are good")
+
+
+async def _try_connections(file: Path) -> bool:
+    from authproxy.connect import try_connections  # only here: pulls in every client
+
+    good = True
+    async for name, failure in try_connections(load(file).settings):
+        click.echo(f"{name}: {failure or 'answers'}", err=bool(failure))
+        good = good and not failure
+    return good
+
+
+@main.command()
+@click.option("--port", default=8080, show_default=True, help="Where the demo listens, on loopback.")
+def demo(port: int) -> None:
+    """Run the proxy with a small OpenID provider and a sample app, all on loopback."""
+    from authproxy.demo.run import run  # only here: the demo stands outside the house
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    uvloop.run(run(port))
+
+
+@main.command()
+@click.option("--signing", is_flag=True, help="A private ES256 key (JWK) instead of a session key.")
+def key(*, signing: bool) -> None:
+    """Print a fresh session key."""
+    if signing:
+        from authproxy.jose.sign import new_signing_key  # only here: seldom needed
+
+        click.echo(json.dumps(new_signing_key()))
+    else:
+        click.echo(encode(os.urandom(32)))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the settings file, for editors."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _list(problems: list[Problem]) -> None:
+    for problem in problems:
+        click.echo(str(problem), err=True)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="authproxy: %(levelname)s: %(message)s", stream=sys.stderr)
+    for noisy in ("aiohttp.access", "aiohttp.server", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()

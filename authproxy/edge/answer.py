@@ -1,0 +1,136 @@
+"""How an answer is worded: a refusal becomes a redirect, a page, JSON or a bare status, by what the client accepts.
+
+The only room that turns a no into HTTP.  Every answer of ours carries the request id and ``Authproxy-Refusal: <code>``,
+so that an operator can tell our no from the app's.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from authproxy.edge.origin import Origins
+from authproxy.errors import MethodNotAllowed, NotAuthenticated, Refusal, TooManyAttempts
+from authproxy.model import Answer, HeaderList, Match, RequestInfo
+
+
+class ErrorPages(Protocol):
+    """What this room needs of the pages for people."""
+
+    def error(
+        self, *, status: int, code: str, title: str, message: str, request_id: str, links: tuple[tuple[str, str], ...]
+    ) -> bytes: ...
+
+    def throttled(self, *, retry_after: int, request_id: str, back: str) -> bytes: ...
+
+
+def is_navigation(info: RequestInfo) -> bool:
+    """Whether a person's browser asks for a page: GET or HEAD, and it says so (CONTRACT section 3)."""
+    return info.method in ("GET", "HEAD") and wants_page(info)
+
+
+def wants_page(info: RequestInfo) -> bool:
+    """Whether the client would rather see a page than JSON.  Fetch metadata beats ``Accept``."""
+    mode = info.headers.text(b"sec-fetch-mode")
+    if mode:
+        return mode == "navigate"
+    if info.headers.text(b"x-requested-with").lower() == "xmlhttprequest":
+        return False
+    return "text/html" in info.headers.text(b"accept").lower()
+
+
+def is_prefetch(info: RequestInfo) -> bool:
+    """Whether the browser only guesses that the person will go there."""
+    return "prefetch" in info.headers.text(b"sec-purpose") or info.headers.text(b"purpose") == "prefetch"
+
+
+class Answers:
+    """Words refusals."""
+
+    def __init__(self, *, pages: ErrorPages, origins: Origins, csp: str) -> None:
+        self._pages: Final = pages
+        self._origins: Final = origins
+        self._csp: Final = csp.encode()
+
+    def refuse(self, refusal: Refusal, info: RequestInfo | None, match: Match | None = None) -> Answer:
+        """The answer for a refusal; ``info`` is None when the request could not even be read."""
+        if info is None:
+            return Answer(refusal.status, self._common(refusal, "-"))
+        interactive = match is None or "session" in match.route.accept
+        if isinstance(refusal, NotAuthenticated) and interactive and is_navigation(info) and not is_prefetch(info):
+            return self._to_sign_in(refusal, info)
+        if wants_page(info) and interactive:
+            return self._page(refusal, info)
+        return self._json(refusal, info, interactive=interactive)
+
+    def bare(self, refusal: Refusal, info: RequestInfo) -> Answer:
+        """For nginx's ``auth_request``, which knows 2xx, 401 and 403 and takes anything else for a failure of ours."""
+        status = 403 if 400 <= refusal.status < 500 and refusal.status != 401 else refusal.status
+        return Answer(status, (*self._common(refusal, info.request_id), *self._specific(refusal, interactive=True)))
+
+    def _common(self, refusal: Refusal, request_id: str) -> HeaderList:
+        return (
+            (b"Authproxy-Refusal", refusal.code.encode()),
+            (b"X-Request-Id", request_id.encode()),
+            (b"Cache-Control", b"no-store"),
+            (b"X-Content-Type-Options", b"nosniff"),
+        )
+
+    @staticmethod
+    def _specific(refusal: Refusal, *, interactive: bool) -> HeaderList:
+        if isinstance(refusal, TooManyAttempts):
+            return ((b"Retry-After", str(refusal.retry_after).encode()),)
+        if isinstance(refusal, MethodNotAllowed):
+            return ((b"Allow", ", ".join(refusal.allow).encode()),)
+        if isinstance(refusal, NotAuthenticated) and (refusal.token_error or not interactive):
+            error = f' error="{refusal.token_error}"' if refusal.token_error else ""
+            return ((b"WWW-Authenticate", f"Bearer{error}".encode()),)  # RFC 6750 section 3
+        if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            return ((b"Retry-After", b"5"),)
+        return ()
+
+    def _to_sign_in(self, refusal: NotAuthenticated, info: RequestInfo) -> Answer:
+        location = self._origins.sign_in(info).encode()
+        return Answer(302, (*self._common(refusal, info.request_id), (b"Location", location)))
+
+    def _page(self, refusal: Refusal, info: RequestInfo) -> Answer:
+        if isinstance(refusal, TooManyAttempts):
+            body = self._pages.throttled(
+                retry_after=refusal.retry_after, request_id=info.request_id, back=f"{self._origins.prefix}/sign_in"
+            )
+        else:
+            body = self._pages.error(
+                status=refusal.status, code=refusal.code, title=HTTPStatus(refusal.status).phrase,
+                message=refusal.message, request_id=info.request_id,
+                links=self._links(refusal, info),
+            )  # fmt: skip
+        headers = (*self._common(refusal, info.request_id), *self._specific(refusal, interactive=True))
+        return Answer(refusal.status, (*headers, *self.page_headers()), body)
+
+    def _links(self, refusal: Refusal, info: RequestInfo) -> tuple[tuple[str, str], ...]:
+        if refusal.code in {"no_app", "bad_host"}:
+            return ()
+        if info.raw_path.startswith(f"{self._origins.prefix}/"):
+            return (("Sign in again", f"{self._origins.prefix}/sign_in"),)
+        if refusal.status == HTTPStatus.FORBIDDEN:
+            return (("Sign in as somebody else", f"{self._origins.prefix}/sign_out"),)
+        return ()
+
+    def page_headers(self) -> HeaderList:
+        """What every page of ours is sent with (no referrer: callback addresses hold codes, RFC 9700 section 4.2)."""
+        return (
+            (b"Content-Type", b"text/html; charset=utf-8"),
+            (b"Content-Security-Policy", self._csp),
+            (b"Referrer-Policy", b"no-referrer"),
+            (b"X-Frame-Options", b"DENY"),
+        )
+
+    def _json(self, refusal: Refusal, info: RequestInfo, *, interactive: bool) -> Answer:
+        content = {"error": refusal.code, "message": refusal.message, "request_id": info.request_id}
+        if isinstance(refusal, NotAuthenticated) and interactive:
+            content["sign_in"] = self._origins.page(info, "/sign_in")
+        headers = (*self._common(refusal, info.request_id), *self._specific(refusal, interactive=interactive))
+        return Answer(
+            refusal.status, (*headers, (b"Content-Type", b"application/json")), json.dumps(content).encode() + b"\n"
+        )

@@ -1,0 +1,294 @@
+"""The front door: a listener that is strict about the wire and knows three destinations.
+
+A request is described once.  Our own pages are aiohttp handlers; everything else becomes an ``Exchange``; a ``Refusal``
+is worded by the caller's ``refused``.  aiohttp's routing, which matches decoded paths, is believed only where the
+path is the very one that was received.  The room decides nothing about callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
+
+from aiohttp import web
+
+from authproxy.edge.exchange import AioExchange
+from authproxy.edge.request_info import Raw
+from authproxy.edge.sockets import bound, spelled
+from authproxy.edge.wire import ClientConnection, Connections, require_strict_parser
+from authproxy.errors import (
+    BadRequest,
+    ClientGone,
+    ContentTooLarge,
+    ExpectationFailed,
+    MethodNotAllowed,
+    NotFound,
+    NotImplementedHere,
+    Refusal,
+    Unavailable,
+)
+from authproxy.model import Answer, Exchange, Headers, RequestInfo
+
+PAGE_SECONDS: Final = 60.0  # for one of our pages, with reading its body and asking a provider
+HANDSHAKE_SECONDS: Final = 10.0
+
+INFO: Final = web.RequestKey("info", RequestInfo)
+
+_log = logging.getLogger("authproxy")
+_ABSENT: Final = NotFound("no_such_page", "There is no such page.")
+_BROKEN: Final = Answer(500)
+
+
+def info_of(request: web.BaseRequest) -> RequestInfo:
+    """What is true about the request of one of our pages; nothing else of ``request`` may be believed."""
+    return request[INFO]
+
+
+class FrontDoor:
+    """The public (or decisions) listener: aiohttp's server, strict, with our own application behind it for our pages.
+
+    A client that breaks off ends its exchange: ``proxied`` and page handlers are cancelled (work that must not be
+    lost, such as a token rotation, is shielded by its owner).  Raises RuntimeError without the strict HTTP parser.
+    """
+
+    def __init__(
+        self,
+        pages: web.Application,
+        *,
+        describe: Callable[[Raw], RequestInfo],
+        is_ours: Callable[[RequestInfo], bool],
+        proxied: Callable[[Exchange], Awaitable[None]],
+        refused: Callable[[Refusal, RequestInfo | None, Raw | None], Answer],
+    ) -> None:
+        require_strict_parser()
+        self._describe: Final = describe
+        self._is_ours: Final = is_ours
+        self._proxied: Final = proxied
+        self._refused: Final = refused
+        self._pages: Final = pages
+        pages.on_response_prepare.append(self._finish_page)
+        self._runner: Final = web.AppRunner(pages, access_log=None, shutdown_timeout=1.0)
+        self._connections: Connections | None = None
+        self._listening: list[asyncio.AbstractServer] = []
+        self._running: set[AioExchange] = set()
+        self._quiet: Final = asyncio.Event()
+        self._draining = False
+
+    async def listen(self, address: str, ssl_context: ssl.SSLContext | None = None, *, reuse_port: bool = False) -> str:
+        """Accept connections on ``host:port`` or ``unix:/path``; returns the real address.  Raises OSError."""
+        connections = await self._opened()
+        listener = bound(address, reuse_port=reuse_port)
+        server = await asyncio.get_running_loop().create_server(
+            connections,
+            sock=listener,
+            ssl=ssl_context,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if ssl_context else None,
+        )
+        self._listening.append(server)
+        return spelled(listener)
+
+    async def drain(self, seconds: float) -> None:
+        """Stop accepting, finish what runs within ``seconds``, then close the tunnels.
+
+        Answers from now on carry ``Connection: close``; connections that nobody uses are closed at once.
+        """
+        self._draining = True
+        self._stop_listening()
+        if self._connections is not None:
+            self._connections.close_idle()
+        self._notice_quiet()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+        except TimeoutError:
+            _log.warning("%d exchanges were still running after %g s", len(self._running), seconds)
+        self._close_tunnels()
+
+    async def close(self) -> None:
+        """Break off what is left and free everything."""
+        self._draining = True
+        self._stop_listening()
+        if self._connections is not None:
+            self._connections.abort_all()
+            await self._connections.shutdown(1.0)
+            self._connections = None
+            await self._runner.cleanup()
+
+    async def _opened(self) -> Connections:
+        if self._connections is None:
+            await self._runner.setup()
+            factory = cast("web.Server", self._runner.server).request_factory
+            self._connections = Connections(self._serve, request_factory=factory, malformed=self._malformed)
+        return self._connections
+
+    def _stop_listening(self) -> None:
+        for server in self._listening:
+            server.close()
+        self._listening.clear()
+
+    def _close_tunnels(self) -> None:
+        for exchange in self._running:
+            if exchange.tunnelled is not None:
+                exchange.tunnelled.close()
+
+    def _notice_quiet(self) -> None:
+        if self._draining and all(exchange.tunnelled is not None for exchange in self._running):
+            self._quiet.set()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        line = cast("ClientConnection", request.protocol)
+        exchange = AioExchange(request, closing=lambda: self._draining)
+        line.serving = True
+        self._running.add(exchange)
+        try:
+            return await self._dispatched(request, exchange)
+        finally:
+            line.serving = False
+            self._running.discard(exchange)
+            self._notice_quiet()
+
+    async def _dispatched(self, request: web.Request, exchange: AioExchange) -> web.StreamResponse:
+        raw = _raw(request)
+        info: RequestInfo | None = None
+        try:
+            _check_wire(raw)
+            info = exchange.info = self._describe(raw)
+            if self._is_ours(info):
+                return await self._page(request, info)
+            return await self._handed_on(exchange)
+        except Refusal as refusal:
+            return await self._say(exchange, refusal, info, raw)
+        except ClientGone:
+            exchange.abort()
+            return exchange.written()
+        except web.HTTPException as found:
+            if found.status < 400:
+                raise  # a page's redirect
+            return await self._say(exchange, _refusal_of(found), info, raw)
+        except Exception:
+            _log.exception("request %s failed", info.request_id if info else "without a description")
+            return await self._say(exchange, _internal(), info, raw)
+
+    async def _handed_on(self, exchange: AioExchange) -> web.StreamResponse:
+        await self._proxied(exchange)
+        if not exchange.status and not exchange.gone:
+            raise RuntimeError("an exchange was left unanswered")
+        return exchange.written()
+
+    async def _page(self, request: web.Request, info: RequestInfo) -> web.StreamResponse:
+        found = await self._pages.router.resolve(request)
+        refusal = found.http_exception
+        if request.path != info.raw_path or isinstance(refusal, web.HTTPNotFound):
+            raise _ABSENT
+        if refusal is not None:
+            raise _refusal_of(refusal)
+        request[INFO] = info
+        server = cast("web.Server", self._runner.server)
+        try:
+            async with asyncio.timeout(PAGE_SECONDS):
+                return await server.request_handler(request)
+        except TimeoutError:
+            raise Unavailable("page_timeout", "This took too long. Please try again.") from None
+        except web.RequestPayloadError:
+            raise BadRequest("malformed_body", "The body of the request cannot be read.") from None
+
+    async def _finish_page(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.popall("Server", None)  # aiohttp's banner
+        if self._draining or not request.content.is_eof() or request._message.upgrade:
+            response.headers["Connection"] = "close"
+            response.force_close()
+
+    async def _say(
+        self, exchange: AioExchange, refusal: Refusal, info: RequestInfo | None, raw: Raw | None
+    ) -> web.StreamResponse:
+        if exchange.begun:
+            exchange.abort()
+            return exchange.written()
+        try:
+            await exchange.answer(self._word(refusal, info, raw))
+        except ClientGone:
+            exchange.abort()
+        return exchange.written()
+
+    def _word(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
+        try:
+            return self._refused(refusal, info, raw)
+        except Exception:
+            _log.exception("a refusal (%s) could not be worded", refusal.code)
+            return _BROKEN
+
+    async def _malformed(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = AioExchange(request, closing=lambda: True)
+        return await self._say(exchange, BadRequest("malformed_request", "This is not a valid request."), None, None)
+
+    def __repr__(self) -> str:
+        state = "draining" if self._draining else "open" if self._listening else "closed"
+        return f"<FrontDoor {state}, {len(self._running)} running, {self._connections!r}>"
+
+
+def _raw(request: web.BaseRequest) -> Raw:
+    message = request._message
+    transport = request.transport
+    return Raw(
+        method=message.method,
+        target=message.path.encode("utf-8", "surrogateescape"),
+        headers=Headers(message.raw_headers),
+        peer=_peer(transport),
+        tls=transport is not None and transport.get_extra_info("sslcontext") is not None,
+        http_version=(message.version.major, message.version.minor),
+        certificate=(transport.get_extra_info("peercert") or None) if transport is not None else None,
+    )
+
+
+def _peer(transport: asyncio.Transport | None) -> str:
+    name = transport.get_extra_info("peername") if transport is not None else None
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
+def _check_wire(raw: Raw) -> None:
+    """Refuse what the parser lets through and another server could read differently."""
+    codings = raw.headers.all(b"transfer-encoding")
+    if codings:
+        _check_coding(codings, raw)
+    expected = raw.headers.all(b"expect")
+    if raw.http_version >= (1, 1) and expected and [value.lower() for value in expected] != [b"100-continue"]:
+        raise ExpectationFailed("expectation_failed", "Only Expect: 100-continue is understood.")
+    for _, value in raw.headers:
+        if not _is_text(value):
+            raise BadRequest("bad_header", "A header value is not UTF-8 text.")
+
+
+def _check_coding(codings: tuple[bytes, ...], raw: Raw) -> None:
+    # RFC 9112 section 6.1: a faulty Transfer-Encoding, one in HTTP/1.0, and one beside Content-Length may smuggle.
+    if raw.http_version < (1, 1) or b"content-length" in raw.headers or len(codings) > 1 or not codings[0]:
+        raise BadRequest("ambiguous_framing", "The length of the request body is ambiguous.")
+    if codings[0].lower() != b"chunked":
+        raise NotImplementedHere("transfer_coding", "The only transfer coding served is chunked.")
+
+
+def _is_text(value: bytes) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _refusal_of(found: web.HTTPException) -> Refusal:
+    if isinstance(found, web.HTTPMethodNotAllowed):
+        allow = tuple(sorted(found.allowed_methods))
+        return MethodNotAllowed("method_not_allowed", "This page does not serve that method.", allow=allow)
+    if isinstance(found, web.HTTPRequestEntityTooLarge):
+        return ContentTooLarge("body_too_large", "The body of the request is too large.")
+    if found.status < 500:
+        return BadRequest("bad_request", "The request cannot be understood.", reason=type(found).__name__)
+    return _internal()
+
+
+def _internal() -> Refusal:
+    return Unavailable("internal_error", "Something went wrong on our side.")

@@ -1,0 +1,266 @@
+"""What is true about a request: judged once, here, from the bytes that the wire saw.
+
+Everybody behind this room reads ``RequestInfo`` and nothing else, so that no two rooms can disagree about a host, a
+path or a client.  Ambiguity is refused, never repaired.  The room knows nothing of apps, callers or answers; it does
+no I/O and reads no clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+from authproxy.edge.hops import TrustedProxies, client_address
+from authproxy.edge.host import Authority
+from authproxy.edge.host import parse as parse_host
+from authproxy.edge.path import readings
+from authproxy.errors import BadRequest, Forbidden, MethodNotAllowed, VersionNotSupported
+from authproxy.model import Headers, RequestInfo
+
+__all__ = ["Raw", "Source", "TrustedProxies", "accepted_request_id", "describe", "described"]
+
+Source = Literal["x-forwarded", "x-original"]
+
+_USUAL: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_KNOWN: Final = frozenset(_USUAL)
+_NEVER: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
+_METHOD: Final = re.compile(r"[A-Z-]{1,64}")
+_VERSIONS: Final = ((1, 1), (1, 0))
+_LONGEST_TARGET: Final = 8190  # octets
+_ORIGIN_FORM: Final = re.compile(rb'(/[!-"$->@-~]*)(\?([!-"$-~]*))?')  # visible ASCII without "#"
+_ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_SCHEMES: Final = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}  # some proxies say wss
+_NOBODY: Final = Authority("")
+
+_DESCRIBING: Final[dict[Source, tuple[bytes, ...]]] = {
+    "x-forwarded": (b"x-forwarded-method", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-uri"),
+    "x-original": (b"x-original-method", b"x-original-url"),
+}
+_RIVALS: Final[dict[Source, tuple[bytes, ...]]] = {
+    "x-forwarded": (b"x-original-url", b"x-original-uri"),
+    "x-original": (b"x-forwarded-uri", b"x-original-uri"),
+}
+_SEPARATORS: Final = bytes.maketrans(b"_.", b"--")
+
+
+class Raw(NamedTuple):
+    """What the wire saw, before anybody believed it.  ``peer`` is "" on a Unix socket."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    peer: str
+    tls: bool
+    http_version: tuple[int, int] = (1, 1)
+    certificate: Mapping[str, object] | None = None
+
+
+class _Target(NamedTuple):
+    path: str
+    query: str
+    has_query: bool
+
+
+def describe(raw: Raw, *, trusted: TrustedProxies, request_id: str, public_scheme: str) -> RequestInfo:
+    """What is true about ``raw``.  ``request_id`` is the fresh one, used unless a trusted peer brought its own.
+
+    The scheme is ``https`` on a TLS listener.  On a plain one it is what a trusted peer says in X-Forwarded-Proto, and
+    ``http`` when that peer says nothing.  A peer that is not trusted cannot tell us: it may be the client, or a TLS
+    terminator that nobody configured.  Then the scheme is that of ``public_url``, so that redirects and cookies are
+    right for the address that users type.
+
+    Raises BadRequest (``bad_host``, ``bad_target``, ``bad_path``, ``ambiguous_path``, ``ambiguous_target``,
+    ``bad_method``, ``bad_forwarded``), MethodNotAllowed ``method_not_served``, VersionNotSupported.
+    """
+    _check_version(raw.http_version)
+    _check_method(raw.method)
+    addressed = _host_header(raw)
+    target = _target(raw.target, addressed)
+    believed = raw.peer in trusted
+    authority = _forwarded_host(raw.headers, addressed) if believed else addressed
+    scheme = "https" if raw.tls else _forwarded_scheme(raw.headers) if believed else public_scheme
+    return _assemble(raw, raw.method, scheme, authority, target, trusted, request_id, raw.certificate)
+
+
+def described(
+    raw: Raw,
+    *,
+    trusted: TrustedProxies,
+    request_id: str,
+    public_scheme: str,  # noqa: ARG001 - both doors are called alike
+    source: Source,
+) -> RequestInfo:
+    """The request that an ingress asks about: the one that its headers describe, not the one that carries them.
+
+    ``source`` is the one configured set of headers, each of which must be there exactly once.  The certificate of the
+    connection is the ingress's own and proves nothing about the client, so that it is left out.  ``public_scheme`` is
+    not used: the description names the scheme.
+
+    Raises Forbidden ``untrusted_caller`` unless the peer is trusted, before anything of the description is read
+    (GHSA-7x63-xv5r-3p2x); BadRequest ``bad_description`` when a describing header is missing, repeated, malformed or
+    has a look-alike beside it, or when the other set contradicts it; else as ``describe``.
+    """
+    if raw.peer not in trusted:
+        raise Forbidden("untrusted_caller", "This address may not ask for decisions.", reason="not in trusted_proxies")
+    _check_version(raw.http_version)
+    _refuse_look_alikes(raw.headers, source)
+    method, scheme, authority, target = _description(raw.headers, source)
+    _check_method(method)
+    _refuse_contradictions(raw.headers, source, target)
+    return _assemble(raw, method, scheme, authority, target, trusted, request_id, None)
+
+
+def accepted_request_id(headers: Headers, fresh: str, trusted_peer: bool) -> str:
+    """The X-Request-Id of a trusted peer when it is one token of at most 128 characters; otherwise ``fresh``."""
+    values = headers.all(b"x-request-id") if trusted_peer else ()
+    return values[0].decode() if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) else fresh
+
+
+def _assemble(
+    raw: Raw,
+    method: str,
+    scheme: str,
+    authority: Authority,
+    target: _Target,
+    trusted: TrustedProxies,
+    request_id: str,
+    certificate: Mapping[str, object] | None,
+) -> RequestInfo:
+    return RequestInfo(
+        method,
+        scheme,
+        authority.host,
+        authority.text,
+        target.path,
+        readings(target.path),
+        target.query,
+        target.has_query,
+        client_address(raw.peer, raw.headers, trusted),
+        raw.peer,
+        raw.headers,
+        accepted_request_id(raw.headers, request_id, raw.peer in trusted),
+        raw.http_version,
+        certificate,
+    )
+
+
+def _check_version(version: tuple[int, int]) -> None:
+    if version not in _VERSIONS:
+        raise VersionNotSupported("version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+
+
+def _check_method(method: str) -> None:
+    if method in _KNOWN:
+        return
+    if method in _NEVER:
+        raise MethodNotAllowed("method_not_served", "This method is not served here.", allow=_USUAL)
+    if not _METHOD.fullmatch(method):
+        raise BadRequest("bad_method", "The method is not a word of capital letters.")
+
+
+def _host_header(raw: Raw) -> Authority:
+    """RFC 9112 section 3.2: exactly one Host; HTTP/1.0 may leave it out and then reaches only apps for any host."""
+    values = raw.headers.all(b"host")
+    if not values and raw.http_version == (1, 0):
+        return _NOBODY
+    if len(values) != 1:
+        raise BadRequest("bad_host", "A request needs exactly one Host header.")
+    return parse_host(values[0])
+
+
+def _target(target: bytes, addressed: Authority) -> _Target:
+    if len(target) > _LONGEST_TARGET:
+        raise BadRequest("bad_target", "The request target is too long.")
+    if target.startswith(b"/"):  # never through a URL parser: "//admin" is a path, not an authority
+        return _origin_form(target)
+    scheme, authority, rest = _absolute_form(target)
+    if not authority.same_as(addressed, scheme):
+        raise BadRequest("ambiguous_target", "The request target and the Host header name different hosts.")
+    return rest
+
+
+def _origin_form(target: bytes) -> _Target:
+    found = _ORIGIN_FORM.fullmatch(target)
+    if found is None:
+        raise BadRequest("bad_target", "The request target is malformed.")
+    path, mark, query = found.groups()
+    return _Target(path.decode(), (query or b"").decode(), mark is not None)
+
+
+def _absolute_form(target: bytes) -> tuple[str, Authority, _Target]:
+    """RFC 9112 section 3.2.2; an empty path is "/" (section 3.2.1)."""
+    found = _ABSOLUTE_FORM.fullmatch(target)
+    if found is None:
+        raise BadRequest("bad_target", "The request target is malformed.")
+    scheme, authority, rest = found.groups()
+    origin = rest if rest.startswith(b"/") else b"/" + rest
+    return scheme.decode().lower(), parse_host(authority), _origin_form(origin)
+
+
+def _forwarded_host(headers: Headers, addressed: Authority) -> Authority:
+    values = headers.all(b"x-forwarded-host")
+    if not values:
+        return addressed
+    if len(values) > 1:
+        raise BadRequest("bad_host", "X-Forwarded-Host has several values.")
+    return parse_host(values[0])
+
+
+def _forwarded_scheme(headers: Headers) -> str:
+    values = headers.all(b"x-forwarded-proto") or (b"http",)
+    scheme = _SCHEMES.get(values[0].lower())
+    if len(values) > 1 or scheme is None:
+        raise BadRequest("bad_forwarded", "X-Forwarded-Proto is neither http nor https.")
+    return scheme
+
+
+def _refuse_look_alikes(headers: Headers, source: Source) -> None:
+    # CVE-2026-39858: servers that fold "_" and "." would read X_Forwarded_Uri where we read X-Forwarded-Uri.
+    for name, _ in headers:
+        folded = name.lower()
+        if folded.translate(_SEPARATORS) in _DESCRIBING[source] and folded not in _DESCRIBING[source]:
+            raise BadRequest("bad_description", "The request is described twice.", reason="look-alike header")
+
+
+def _description(headers: Headers, source: Source) -> tuple[str, str, Authority, _Target]:
+    values = [_single(headers, name) for name in _DESCRIBING[source]]
+    method = values[0].decode("latin-1")
+    if source == "x-original":
+        return method, *_absolute(values[1])
+    scheme = _SCHEMES.get(values[1].lower())
+    if scheme is None or not values[3].startswith(b"/"):
+        raise BadRequest("bad_description", "The description of the request is malformed.")
+    return method, scheme, parse_host(values[2]), _target(values[3], _NOBODY)
+
+
+def _absolute(url: bytes) -> tuple[str, Authority, _Target]:
+    if len(url) > _LONGEST_TARGET:
+        raise BadRequest("bad_target", "The request target is too long.")
+    return _absolute_form(url)
+
+
+def _single(headers: Headers, name: bytes) -> bytes:
+    values = headers.all(name)
+    if len(values) != 1 or not values[0]:
+        message = "The request that this is about is not described."
+        raise BadRequest("bad_description", message, reason=f"{len(values)} times {name.decode()}")
+    return values[0]
+
+
+def _refuse_contradictions(headers: Headers, source: Source, target: _Target) -> None:
+    """The other set of headers is not read; but where it is there and tells another story, one of them lies."""
+    told = target.path + (f"?{target.query}" if target.has_query else "")
+    for name in _RIVALS[source]:
+        for value in headers.all(name):
+            if _path_of(value) != told.encode():
+                raise BadRequest("bad_description", "The request is described twice.", reason=name.decode())
+
+
+def _path_of(value: bytes) -> bytes:
+    found = _ABSOLUTE_FORM.fullmatch(value)
+    if found is None:
+        return value
+    rest = found[3]
+    return rest if rest.startswith(b"/") else b"/" + rest

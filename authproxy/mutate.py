@@ -1,0 +1,317 @@
+"""Headers: what the upstream receives, and what the client receives of its answer.
+
+Strip first, then add ours, Authorization last.  Pure: values in, values out.  The room knows which names carry trust;
+it does not know how a credential is judged, and framing belongs to the wire.  Method overrides such as
+``X-HTTP-Method-Override`` pass untouched: an upstream that obeys them must judge the method that it makes of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from functools import lru_cache
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from authproxy.errors import Unavailable
+from authproxy.model import HeaderList, Headers, Identity, Match, RequestInfo, Upstream, UpstreamRequest
+
+MOST_GROUP_BYTES: Final = 8192
+
+_SEPARATORS: Final = bytes.maketrans(b"_.", b"--")
+_REPEATED: Final = re.compile(rb"-{2,}")
+_HARMLESS: Final = re.compile(r"[!-$&-~](?:[ -$&-~]*[!-$&-~])?")  # visible ASCII without "%", blanks inside only
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:/[A-Za-z0-9!#$%&'*+.^_`|~-]+)?")
+
+_HOP_BY_HOP: Final = frozenset(  # RFC 9110 section 7.6.1, and framing, which each wire makes itself
+    b"connection content-length http2-settings keep-alive te trailer transfer-encoding upgrade".split()
+)
+_NEVER_UP: Final = _HOP_BY_HOP | frozenset(
+    b"""
+    cf-connecting-ip expect forwarded host impersonate proxy remote-email remote-groups remote-name remote-user
+    true-client-ip x-client-ip x-cluster-client-ip x-forwarded x-real-ip x-request-id x-rewrite-url
+    """.split()
+)
+_NEVER_UP_FAMILIES: Final = (
+    b"authproxy-", b"impersonate-", b"proxy-", b"ssl-client-", b"x-auth-request-", b"x-authproxy-", b"x-forwarded-",
+    b"x-original-", b"x-remote-",
+)  # fmt: skip
+_NEVER_DOWN: Final = _HOP_BY_HOP | {b"x-request-id"}
+_NEVER_DOWN_FAMILIES: Final = (b"authproxy-", b"proxy-", b"x-auth-request-", b"x-authproxy-")
+_CACHING: Final = frozenset({b"cache-control", b"cdn-cache-control", b"surrogate-control"})
+_OTHER_HTTP: Final = (b"h2", b"h2c")
+
+
+class _Fate(Enum):
+    KEEP = 0
+    DROP = 1
+    COOKIE = 2
+    AUTHORIZATION = 3
+
+
+class OwnCookies(NamedTuple):
+    """Our cookies: ``base`` and every ``base_…``, also behind ``__Host-`` and ``__Secure-``."""
+
+    base: bytes
+
+    def claim(self, pair: bytes) -> bool:
+        """Whether ``name=value`` would reach a server as one of ours.
+
+        A cookie without a name (``=authproxy=x``) is sent back as its bare value, and so becomes ours on the way.
+        """
+        name = pair.lstrip(b"= \t").partition(b"=")[0].rstrip(b" \t")
+        bare = name.removeprefix(b"__Host-").removeprefix(b"__Secure-")
+        return bare == self.base or bare.startswith(self.base + b"_")
+
+
+def upstream_request(
+    info: RequestInfo, match: Match, identity: Identity, *, own_cookies: OwnCookies, strip_authorization: bool
+) -> UpstreamRequest:
+    """What the upstream of ``match`` receives: the target byte for byte, the client's headers in order, then ours.
+
+    ``strip_authorization`` says that the client's Authorization was ours to judge; otherwise mode ``none`` lets it
+    pass to an app with a scheme of its own.  Mode ``pass`` always lets it pass; the other modes replace it, and send
+    none when the identity has no such token.  ``Host`` is that of the first URL where the upstream wants its own.
+
+    Raises Unavailable ``upstream_secret`` when the secret for mode ``bearer`` cannot be read.
+    """
+    upstream = match.app.upstream
+    mode = upstream.authorization
+    keep = mode == "pass" or (mode == "none" and not strip_authorization)
+    authorization = upstream_authorization(upstream, identity)
+    headers = (
+        (b"Host", _host(info, upstream)),
+        *_kept(info.headers, own_cookies, keep_authorization=keep),
+        *_forwarding(info),
+        *(() if identity.kind == "anonymous" else identity_headers(identity)),
+        *(() if authorization is None else ((b"Authorization", authorization),)),
+    )
+    return UpstreamRequest(info.method, info.target, headers, upstream, _upgrade(info))
+
+
+def upstream_authorization(upstream: Upstream, identity: Identity) -> bytes | None:
+    """The Authorization that we add by the mode of ``upstream``; None when there is nothing to add."""
+    mode = upstream.authorization
+    if mode == "id_token":
+        return _bearer(identity.id_token)
+    if mode == "access_token":
+        return _bearer(identity.access_token)
+    return _bearer(_secret(upstream)) if mode == "bearer" else None
+
+
+def identity_headers(identity: Identity) -> HeaderList:
+    """``X-Forwarded-User``, ``-Email``, ``-Preferred-Username``, ``-Groups``; those without a value are left out.
+
+    A value is UTF-8 with everything percent-encoded but visible ASCII and blanks inside; ``%`` itself is encoded too,
+    so that decoding always gives the original.  In groups, which are joined with ``,``, the comma is encoded as well.
+    Groups that do not fit into 8 KiB are left out whole, from the end, and ``X-Forwarded-Groups-Truncated: true``
+    says so.
+    """
+    lines = _identity_lines(b"X-Forwarded-", *_names(identity))
+    return tuple(line for line in lines if line[1])
+
+
+def auth_request_headers(identity: Identity) -> HeaderList:
+    """The same as ``X-Auth-Request-…`` for an ingress: always all four, so that it overwrites what a client sent."""
+    return _identity_lines(b"X-Auth-Request-", *_names(identity))
+
+
+def response_headers(
+    headers: HeaderList,
+    *,
+    own_cookies: OwnCookies,
+    request_id: str,
+    set_cookies: tuple[str, ...],
+    private: bool,
+) -> HeaderList:
+    """What the client receives of the upstream's headers, then ours, ``Set-Cookie`` last.
+
+    ``private``: the answer depends on who asked, so that without any word of the upstream on caching it is marked
+    ``private``.  An answer that carries a cookie of ours must never be stored (RFC 9111 section 7.3), whatever the
+    upstream says.  ``Alt-Svc`` and ``Strict-Transport-Security`` of the upstream pass.
+    """
+    kept = tuple(_returned(Headers(headers), own_cookies))
+    ours = tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies)
+    return (*_cacheable(kept, private, bool(ours)), (b"X-Request-Id", request_id.encode()), *ours)
+
+
+def _fold(name: bytes) -> bytes:
+    """``name`` as a lenient server reads it: CGI and its heirs know no difference between ``-``, ``_`` and ``.``.
+
+    CVE-2025-64484, CVE-2026-39858.
+    """
+    return _REPEATED.sub(b"-", name.lower().translate(_SEPARATORS)).strip(b"-")
+
+
+@lru_cache(maxsize=1024)
+def _fate_upstream(name: bytes) -> _Fate:
+    folded = _fold(name)
+    if folded in _NEVER_UP or folded.startswith(_NEVER_UP_FAMILIES):
+        return _Fate.DROP
+    if folded == b"cookie":
+        return _Fate.COOKIE if name.lower() == folded else _Fate.DROP
+    if folded == b"authorization":
+        return _Fate.AUTHORIZATION if name.lower() == folded else _Fate.DROP
+    return _Fate.KEEP
+
+
+@lru_cache(maxsize=1024)
+def _fate_client(name: bytes) -> _Fate:
+    folded = _fold(name)
+    if folded in _NEVER_DOWN or folded.startswith(_NEVER_DOWN_FAMILIES):
+        return _Fate.DROP
+    return _Fate.COOKIE if folded == b"set-cookie" else _Fate.KEEP
+
+
+def _nominated(headers: Headers) -> frozenset[bytes]:
+    """The names that Connection declares to be for this hop alone (RFC 9110 section 7.6.1), folded."""
+    tokens = b",".join(headers.all(b"connection")).lower()
+    if tokens in (b"", b"keep-alive", b"close", b"upgrade"):
+        return frozenset()
+    return frozenset(_fold(token.strip(b" \t")) for token in tokens.split(b","))
+
+
+def _kept(headers: Headers, own: OwnCookies, *, keep_authorization: bool) -> Iterator[tuple[bytes, bytes]]:
+    nominated = _nominated(headers)
+    cookies = headers.all(b"cookie")
+    for name, value in headers.lines:
+        fate = _fate_upstream(name)
+        if fate is _Fate.DROP or (nominated and _fold(name) in nominated):
+            continue
+        if fate is _Fate.COOKIE:
+            yield from _cookie_line(name, cookies, own)
+            cookies = ()  # further lines are joined into the first (RFC 9113 section 8.2.3)
+        elif fate is _Fate.KEEP or keep_authorization:
+            yield name, value
+
+
+def _cookie_line(name: bytes, values: Iterable[bytes], own: OwnCookies) -> HeaderList:
+    joined = b"; ".join(filter(None, (_without_ours(value, own) for value in values)))
+    return ((name, joined),) if joined else ()
+
+
+def _without_ours(value: bytes, own: OwnCookies) -> bytes:
+    if own.base not in value:
+        return value
+    return b";".join(pair for pair in value.split(b";") if not own.claim(pair)).lstrip(b" \t")
+
+
+def _host(info: RequestInfo, upstream: Upstream) -> bytes:
+    if upstream.preserve_host and info.authority:
+        return info.authority.encode()
+    return _network_location(upstream.urls[0])
+
+
+@lru_cache(maxsize=1024)
+def _network_location(url: str) -> bytes:
+    return urlsplit(url).netloc.rpartition("@")[2].encode()
+
+
+def _forwarding(info: RequestInfo) -> Iterator[tuple[bytes, bytes]]:
+    if info.client:
+        yield b"X-Forwarded-For", info.client.encode()
+    yield b"X-Forwarded-Proto", info.scheme.encode()
+    if info.authority:
+        yield b"X-Forwarded-Host", info.authority.encode()
+    yield b"X-Request-Id", info.request_id.encode()
+
+
+def _names(identity: Identity) -> tuple[str, str, str, tuple[str, ...]]:
+    return identity.user, identity.email, identity.preferred_username, identity.groups
+
+
+@lru_cache(maxsize=4096)
+def _identity_lines(prefix: bytes, user: str, email: str, preferred: str, groups: tuple[str, ...]) -> HeaderList:
+    listed, whole = _group_list(groups)
+    lines = (
+        (prefix + b"User", _encoded(user)),
+        (prefix + b"Email", _encoded(email)),
+        (prefix + b"Preferred-Username", _encoded(preferred)),
+        (prefix + b"Groups", listed),
+    )
+    return lines if whole else (*lines, (prefix + b"Groups-Truncated", b"true"))
+
+
+def _group_list(groups: tuple[str, ...]) -> tuple[bytes, bool]:
+    """The groups that fit, and whether these are all."""
+    listed = b""
+    for group in filter(None, groups):
+        longer = (listed + b"," if listed else b"") + _encoded(group).replace(b",", b"%2C")
+        if len(longer) > MOST_GROUP_BYTES:
+            return listed, False
+        listed = longer
+    return listed, True
+
+
+def _encoded(value: str) -> bytes:
+    if _HARMLESS.fullmatch(value):
+        return value.encode()
+    raw = value.encode("utf-8", "surrogatepass")
+    last = len(raw) - 1
+    return b"".join(_octet(byte, at in (0, last)) for at, byte in enumerate(raw))
+
+
+def _octet(byte: int, outermost: bool) -> bytes:
+    plain = 0x20 < byte < 0x7F and byte != 0x25
+    return bytes((byte,)) if plain or (byte == 0x20 and not outermost) else b"%%%02X" % byte
+
+
+def _secret(upstream: Upstream) -> str:
+    try:
+        return upstream.bearer() if upstream.bearer else ""
+    except LookupError as error:
+        message = "The credential for this service cannot be read."
+        raise Unavailable("upstream_secret", message, reason=str(error)) from None
+
+
+def _bearer(token: str) -> bytes | None:
+    # A token is visible ASCII (RFC 6750 section 2.1); anything else would be a header of somebody's making.
+    return b"Bearer " + token.encode() if token.isascii() and token.isprintable() and token else None
+
+
+def _upgrade(info: RequestInfo) -> str:
+    """The one protocol that the client asks to switch to (RFC 9110 section 7.8), or "" when we do not take part.
+
+    Other versions of HTTP, and TLS (RFC 2817), are no tunnels: inside them requests would pass unjudged.
+    """
+    offered = info.headers.all(b"upgrade")
+    if len(offered) != 1 or info.http_version != (1, 1) or not _asks_to_upgrade(info.headers):
+        return ""
+    protocol = offered[0].strip(b" \t")
+    folded = protocol.lower()
+    if not _TOKEN.fullmatch(protocol) or folded in _OTHER_HTTP or folded.startswith((b"http/", b"tls/")):
+        return ""
+    if info.method != "GET" and not (info.method == "POST" and folded.startswith(b"spdy/")):
+        return ""
+    return "websocket" if folded == b"websocket" else protocol.decode()
+
+
+def _asks_to_upgrade(headers: Headers) -> bool:
+    tokens = b",".join(headers.all(b"connection")).lower().split(b",")
+    return any(token.strip(b" \t") == b"upgrade" for token in tokens)
+
+
+def _returned(headers: Headers, own: OwnCookies) -> Iterator[tuple[bytes, bytes]]:
+    nominated = _nominated(headers)
+    for name, value in headers.lines:
+        fate = _fate_client(name)
+        if fate is _Fate.DROP or (nominated and _fold(name) in nominated):
+            continue
+        if fate is _Fate.KEEP or not own.claim(value.partition(b";")[0]):
+            yield name, value
+
+
+def _cacheable(kept: HeaderList, private: bool, with_cookie: bool) -> HeaderList:
+    said = [value for name, value in kept if name.lower() == b"cache-control"]
+    if with_cookie:
+        if _says_no_store(said):
+            return kept
+        others = tuple(line for line in kept if line[0].lower() not in _CACHING)
+        return (*others, (b"Cache-Control", b"private, no-store"))
+    return (*kept, (b"Cache-Control", b"private")) if private and not said else kept
+
+
+def _says_no_store(values: list[bytes]) -> bool:
+    directives = b",".join(values).lower().split(b",")
+    return any(directive.strip(b" \t") == b"no-store" for directive in directives)

@@ -1,0 +1,168 @@
+"""What a token endpoint is asked, and what its answer means.
+
+Pure: no network.  An answer is judged by its status first, because codes mislead: Dex says ``invalid_request`` with 400
+for a refresh token that is dead, and with 500 for a database that is busy.  Whether a person is signed out hangs on
+telling the two apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, Literal, NamedTuple, NoReturn
+from urllib.parse import quote_plus
+
+from authproxy.errors import GrantRefused, ProviderError
+from authproxy.jose import strictjson
+
+Grant = Literal["authorization_code", "refresh_token", "password"]
+
+SIZE: Final = 256 * 1024
+"""Largest answer that is judged, in bytes."""
+
+_NOT_IN_A_CODE: Final = re.compile(r"[^A-Za-z0-9_.:-]")
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
+_LONGEST_WAIT: Final = 3600.0
+_REFUSING: Final = (400, 401, 403)  # RFC 6749 section 5.2 says 400 and 401; some providers answer 403
+# access_denied: Dex, wrong password or a user who may not (any more).  The *_required family (OpenID Connect Core
+# section 3.1.2.6): the provider wants to see the person, which no refresh can give it.
+_FINAL: Final = frozenset(
+    {"invalid_grant", "access_denied", "interaction_required", "login_required", "consent_required"}
+)
+
+
+class TokenAnswer(NamedTuple):
+    """A token endpoint's yes (RFC 6749 section 5.1, OpenID Connect Core section 3.1.3.3).  "" stands for "left out"."""
+
+    access_token: str
+    id_token: str
+    refresh_token: str
+    expires_in: float | None  # seconds
+    scope: str
+
+    def __repr__(self) -> str:
+        return f"<TokenAnswer scope {self.scope!r}>"
+
+
+class AnswerUnproved(ProviderError):
+    """A refresh was answered, but what it brought could not be proved for now: the provider's keys cannot be had.
+
+    Transient; but the old refresh token may be spent.  ``refresh_token`` is the one to try next.
+    """
+
+    def __init__(self, message: str, *, refresh_token: str) -> None:
+        super().__init__(message)
+        self.refresh_token = refresh_token
+
+
+def classify(
+    status: int, body: bytes, headers: Mapping[str, str], *, grant: Grant = "authorization_code"
+) -> TokenAnswer:
+    """The tokens of a good answer.
+
+    Raises ``GrantRefused`` when the grant itself is dead or wrong, which is final, and ``ProviderError`` for everything
+    else: the operator's mistakes (``invalid_client``), limits (429), outages and nonsense must not sign anybody out.
+    """
+    if status == 200:
+        return _tokens(_object(body))
+    if status == 429 or status >= 500:
+        raise ProviderError(f"the token endpoint answered {status}", retry_after=retry_after(headers))
+    if status in _REFUSING:
+        _refused(status, body, grant)
+    raise ProviderError(f"the token endpoint answered {status}")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, as the provider said (RFC 9110 section 10.2.3: seconds or a date), an hour at most."""
+    said = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
+    if said.isascii() and said.isdigit():
+        return min(float(said[:9]), _LONGEST_WAIT)
+    sent = next((value for name, value in headers.items() if name.lower() == "date"), "")
+    moment, now = _moment(said), _moment(sent)  # both on the provider's own clock: ours may differ
+    return min(max((moment - now).total_seconds(), 0.0), _LONGEST_WAIT) if moment and now else None
+
+
+def client_form(client_id: str, secret: str | None, method: str) -> dict[str, str]:
+    """The members of the form that say who we are; empty when a header says it."""
+    if secret is None:
+        return {"client_id": client_id}
+    return {"client_id": client_id, "client_secret": secret} if method == "client_secret_post" else {}
+
+
+def client_header(client_id: str, secret: str | None, method: str) -> dict[str, str]:
+    """The header that says who we are (RFC 6749 section 2.3.1: each half is form-urlencoded first)."""
+    if secret is None or method != "client_secret_basic":
+        return {}
+    pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode("ascii")).decode("ascii")}
+
+
+def clean_error(value: object) -> str:
+    """An OAuth error code that is fit for logs: 64 harmless characters at most."""
+    return _NOT_IN_A_CODE.sub("", value)[:64] if isinstance(value, str) else ""
+
+
+def _moment(date: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(date)
+    except (ValueError, TypeError):
+        return None
+    return moment if moment.tzinfo else None
+
+
+def _refused(status: int, body: bytes, grant: Grant) -> NoReturn:
+    try:
+        error = clean_error(_object(body).get("error"))
+    except ProviderError:
+        error = ""
+    if error in _FINAL or (grant == "refresh_token" and status == 400 and error == "invalid_request"):
+        raise GrantRefused(error)
+    raise ProviderError(f"the token endpoint answered {status} {error}".rstrip())
+
+
+def _object(body: bytes) -> dict[str, object]:
+    if len(body) > SIZE:
+        raise ProviderError(f"the token endpoint answered with more than {SIZE} bytes")
+    try:
+        return strictjson.load_object(body)
+    except ValueError as error:
+        raise ProviderError(f"the token endpoint's answer is {error}") from None
+
+
+def _tokens(answer: dict[str, object]) -> TokenAnswer:
+    if "error" in answer:
+        raise ProviderError(f"the token endpoint answered 200 with the error {clean_error(answer['error'])}")
+    kind = answer.get("token_type")
+    if (
+        not isinstance(kind, str) or kind.lower() != "bearer"
+    ):  # RFC 6749 section 7.1: use no type that is not understood
+        raise ProviderError("the token endpoint issued tokens of a type that is not Bearer")
+    return TokenAnswer(
+        access_token=_token(answer, "access_token", needed=True),
+        id_token=_token(answer, "id_token"),
+        refresh_token=_token(answer, "refresh_token"),
+        expires_in=_seconds(answer.get("expires_in")),
+        scope=scope if isinstance(scope := answer.get("scope"), str) else "",
+    )
+
+
+def _token(answer: dict[str, object], name: str, *, needed: bool = False) -> str:
+    value = answer.get(name)
+    if value is None or value == "":
+        if needed:
+            raise ProviderError(f"the token endpoint's answer has no {name}")
+        return ""
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise ProviderError(f"the token endpoint's {name} is not a token")
+    return value
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit():  # some providers quote it
+        value = int(value[:12])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e10:
+        return None
+    return float(value)

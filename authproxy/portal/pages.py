@@ -1,0 +1,195 @@
+"""The pages for people: values in, HTML bytes out.
+
+This room knows how a page of ours looks and reads.  It must not know requests, sessions, settings or the clock: what a
+page says is handed to it, and the routes send it with ``CSP`` and ``no-store``.  Pages work without script, hold no
+inline script or style, and load nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Final, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+CSP: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+"""The Content-Security-Policy of every page.
+
+``form-action`` is left out on purpose: Chromium applies it to the redirects that follow a POST (CSP3 section 6.4.1),
+and a sign-in or a sign-out ends with a redirect to the provider or to the app.
+"""
+
+_CONTENT_TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"} | {
+    ".svg": "image/svg+xml"
+}
+
+
+def _static() -> dict[str, tuple[str, bytes]]:
+    folder = files("authproxy.portal") / "static"
+    loaded = sorted((entry.name, entry.read_bytes()) for entry in folder.iterdir())
+    kinds = {name: _CONTENT_TYPES.get(name[name.rfind(".") :]) for name, _ in loaded}
+    return {name: (kind, content) for name, content in loaded if (kind := kinds[name])}
+
+
+STATIC: Final[dict[str, tuple[str, bytes]]] = _static()
+"""name -> (content type, bytes): what the routes serve below ``{prefix}/static/``, loaded once."""
+
+_VERSION: Final = hashlib.sha256(b"".join(content for _, content in STATIC.values())).hexdigest()[:10]
+
+_SAFE_HREF: Final = re.compile(r"(?:https?://|/(?![/\\]))[^\x00-\x20\x7f\\]*")
+
+
+class Choice(NamedTuple):
+    """One way to sign in: a provider, and where its button leads."""
+
+    title: str  # what people call it
+    href: str
+    name: str  # the provider's name in the settings
+
+
+class PasswordForm(NamedTuple):
+    """Our own form, for a provider with ``password_login``.  Holds what was typed, never the password."""
+
+    action: str
+    provider: str
+    title: str
+    username: str
+    csrf_token: str
+    rd: str
+    error: str  # a sentence, or empty
+
+    def __repr__(self) -> str:  # the CSRF token is a secret of the browser session
+        return f"<PasswordForm {self.provider!r}>"
+
+
+class _Advice(NamedTuple):
+    mark: str  # which drawing stands in the arch
+    todo: str  # what the reader can do
+
+
+_ADVICE: Final[Mapping[int, _Advice]] = {
+    400: _Advice(
+        "lost", "Go back and open the page again from its start. A link or bookmark may be damaged or too old."
+    ),
+    401: _Advice("closed", "Sign in again, then repeat what you did."),
+    403: _Advice("closed", "If you should have access, send the request ID below to whoever looks after this service."),
+    404: _Advice("lost", "Check the address for a typing mistake, or start from the front page."),
+    405: _Advice("lost", "This address belongs to a form. Open the page that holds the form and send it again."),
+    413: _Advice("lost", "Send less at once, then try again."),
+    502: _Advice(
+        "down", "It is not your fault. Try again in a moment; if it keeps happening, report the request ID below."
+    ),
+    503: _Advice("down", "It is not your fault. The service should be back shortly; please try again in a moment."),
+    504: _Advice("down", "It is not your fault. The service may be busy; please try again in a moment."),
+}
+_CLIENT_ADVICE: Final = _Advice("lost", "Go back and try again. If it keeps happening, report the request ID below.")
+_SERVER_ADVICE: Final = _Advice("down", "Try again in a moment. If it keeps happening, report the request ID below.")
+
+
+def _advice(status: int) -> _Advice:
+    return _ADVICE.get(status, _SERVER_ADVICE if status >= 500 else _CLIENT_ADVICE)
+
+
+def safe_href(href: str) -> str:
+    """``href`` when it is a path of this host or an http(s) URL, otherwise ``/``.
+
+    The routes decide where a link may lead; this is the second lock, against ``javascript:``, ``//host``, and the
+    tabs and line breaks that browsers drop from addresses (WHATWG URL section 4.4).
+    """
+    return href if _SAFE_HREF.fullmatch(href) else "/"
+
+
+def duration(seconds: int) -> str:
+    """``seconds`` in words: ``45 seconds``, ``2 minutes``, ``1 minute 5 seconds``."""
+    minutes, rest = divmod(max(seconds, 0), 60)
+    words = [_count(minutes, "minute")] if minutes else []
+    return " ".join([*words, _count(rest, "second")] if rest or not minutes else words)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("authproxy.portal", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["href"] = safe_href
+    environment.filters["duration"] = duration
+    return environment
+
+
+class Pages:
+    """Renders every page under one ``prefix``.  Methods return UTF-8 HTML, to be sent as ``text/html; charset=utf-8``."""
+
+    def __init__(self, *, prefix: str) -> None:
+        self._prefix: Final = prefix
+        self._environment: Final = _environment()
+        self._environment.globals["static"] = self._link
+
+    def __repr__(self) -> str:
+        return f"<Pages under {self._prefix}>"
+
+    def sign_in(
+        self, *, app_title: str, choices: Sequence[Choice], form: PasswordForm | None, notice: str = ""
+    ) -> bytes:
+        """The providers to choose from, our own form, or both.  ``notice`` is a sentence above them.
+
+        The form posts ``username``, ``password``, ``csrf_token``, ``provider`` and ``rd``.
+        """
+        return self.render("sign_in.html", app_title=app_title, choices=choices, form=form, notice=notice)
+
+    def error(
+        self,
+        *,
+        status: int,
+        code: str,
+        title: str,
+        message: str,
+        request_id: str,
+        links: Sequence[tuple[str, str]] = (),
+    ) -> bytes:
+        """A refusal in words: what happened, what to do, and the id under which the log knows it.
+
+        ``links`` are (label, address); the first is the main button.  Without links a 5xx page offers to try again.
+        """
+        return self.render(
+            "error.html",
+            status=status,
+            code=code,
+            title=title,
+            message=message,
+            request_id=request_id,
+            links=links,
+            advice=_advice(status),
+        )
+
+    def throttled(self, *, retry_after: int, request_id: str, back: str) -> bytes:
+        """429: counts ``retry_after`` seconds down, then offers ``back``.  Without script the browser goes there itself."""
+        return self.render("throttled.html", retry_after=max(retry_after, 1), request_id=request_id, back=back)
+
+    def sign_out(self, *, action: str, csrf_token: str, user: str, rd: str, cancel: str = "/") -> bytes:
+        """Asks before signing out, since a link alone must not (it could stand in any page).  Posts ``csrf_token``, ``rd``."""
+        return self.render("sign_out.html", action=action, csrf_token=csrf_token, user=user, rd=rd, cancel=cancel)
+
+    def signed_out(self, *, sign_in: str) -> bytes:
+        """The end of a session, and the way back."""
+        return self.render("signed_out.html", sign_in=sign_in)
+
+    def render(self, template: str, **values: object) -> bytes:
+        """Any template of this room, which extends ``base.html`` and may use the filters ``href`` and ``duration``."""
+        return self._environment.get_template(template).render(**values).encode()
+
+    def _link(self, name: str) -> str:
+        return f"{self._prefix}/static/{name}?v={_VERSION}"  # the version lets browsers keep the files for long

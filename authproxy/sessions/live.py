@@ -1,0 +1,178 @@
+"""The in-process view of sessions that the hot path reads: no I/O, no lock, bounded memory.
+
+An entry is used until the earliest of: token refresh due, idle end, absolute end, revocation.  It never outlives any.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from authproxy.model import Identity
+from authproxy.sessions.cookie import Ticket
+from authproxy.sessions.marks import Mark, sid_name
+from authproxy.sessions.vault import Record
+
+_COOKIES_PER_SESSION: Final = 8
+_ENDED_LIMIT: Final = 10_000
+_ENDED_FOR: Final = 60.0
+
+
+class LiveSession:
+    """One session as this process knows it; the only values here that change are the newest ones."""
+
+    __slots__ = (
+        "_callbacks", "absolute_end", "backoff", "cookies", "ended", "id", "identity", "last_used", "record",
+        "refresh_at", "retry_at", "ticket", "used_written",
+    )  # fmt: skip
+
+    def __init__(self, ticket: Ticket, record: Record, identity: Identity, *, last_used: float, refresh_at: float):
+        self.id: Final = ticket.id
+        self.absolute_end: Final = ticket.absolute_end
+        self.ticket = ticket
+        self.record = record
+        self.identity = identity
+        self.refresh_at = refresh_at
+        self.last_used = last_used
+        self.used_written = record.last_used
+        self.retry_at = 0.0
+        self.backoff = 0.0
+        self.ended = False
+        self.cookies: Final[list[bytes]] = []
+        self._callbacks: Final[set[Callable[[], None]]] = set()
+
+    @property
+    def ends_at(self) -> float | None:
+        """The absolute end (model.Lifetime)."""
+        return self.absolute_end
+
+    def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back when the session ends (model.Lifetime)."""
+        self._callbacks.add(callback)
+        return lambda: self._callbacks.discard(callback)
+
+    def end(self) -> None:
+        """The session is over: cut what hangs on it."""
+        self.ended = True
+        for callback in list(self._callbacks):
+            callback()
+        self._callbacks.clear()
+
+    def renewed(self, ticket: Ticket, record: Record, identity: Identity, *, refresh_at: float) -> None:
+        """Newer tokens arrived."""
+        self.ticket, self.record, self.identity, self.refresh_at = ticket, record, identity, refresh_at
+        self.retry_at = self.backoff = 0.0
+
+    def __repr__(self) -> str:
+        return f"<LiveSession {self.id[:8]} generation {self.record.generation}{' ended' if self.ended else ''}>"
+
+
+class Carried(NamedTuple):
+    """A cookie that was seen: the session that it opens, and how old it is."""
+
+    session: LiveSession
+    generation: int
+    sealed_at: float
+
+
+class LiveView:
+    """Sessions by cookie and by id; the least recently opened ones go when there are too many."""
+
+    def __init__(self, *, clock: Callable[[], float], idle: float, capacity: int = 100_000) -> None:
+        self._clock: Final = clock
+        self._idle: Final = idle
+        self._capacity: Final = capacity
+        self._key: Final = os.urandom(32)  # a memory image holds no cookie and no digest that can be replayed
+        self._cookies: Final[dict[bytes, Carried]] = {}
+        self._sessions: Final[OrderedDict[str, LiveSession]] = OrderedDict()
+        self._ended: Final[OrderedDict[bytes, float]] = OrderedDict()
+
+    def _name(self, sealed: str) -> bytes:
+        return blake2b(sealed.encode("latin-1", "replace"), key=self._key, digest_size=16).digest()
+
+    def find(self, sealed: str) -> Carried | None:
+        """The session of this cookie if it may be used without asking anybody, and mark it used."""
+        carried = self._cookies.get(self._name(sealed))
+        if carried is None:
+            return None
+        session, now = carried.session, self._clock()
+        if session.ended or now >= session.refresh_at or now >= session.absolute_end:
+            return None
+        if now - session.last_used > self._idle:
+            return None
+        session.last_used = now
+        return carried
+
+    def by_id(self, session_id: str) -> LiveSession | None:
+        """The session by its id, however stale."""
+        return self._sessions.get(session_id)
+
+    def remember(self, sealed: str, ticket: Ticket, session: LiveSession) -> Carried:
+        """From now on the cookie ``sealed``, which holds ``ticket``, opens ``session``."""
+        name = self._name(sealed)
+        carried = Carried(session, ticket.generation, ticket.sealed_at)
+        if name not in self._cookies:
+            session.cookies.append(name)
+        self._cookies[name] = carried
+        while len(session.cookies) > _COOKIES_PER_SESSION:
+            self._cookies.pop(session.cookies.pop(0), None)
+        return carried
+
+    def enter(self, session: LiveSession) -> None:
+        """Hold a session; the one opened longest ago makes room."""
+        self._sessions[session.id] = session
+        self._sessions.move_to_end(session.id)
+        while len(self._sessions) > self._capacity:
+            _, oldest = self._sessions.popitem(last=False)
+            self._forget_cookies(oldest)
+
+    def drop(self, session_id: str) -> None:
+        """End a session here: its cookies open nothing, its tunnels are cut."""
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            self._forget_cookies(session)
+            session.end()
+
+    def _forget_cookies(self, session: LiveSession) -> None:
+        for name in session.cookies:
+            self._cookies.pop(name, None)
+
+    def apply(self, mark: Mark) -> None:
+        """End what a mark revokes."""
+        if mark.kind == "session":
+            self.drop(mark.name)
+            return
+        for session in [session for session in self._sessions.values() if _touches(mark, session.ticket)]:
+            self.drop(session.id)
+
+    def recall_ended(self, sealed: str) -> bool:
+        """Whether this cookie was lately found to open nothing, so that asking again can wait."""
+        ended_at = self._ended.get(self._name(sealed))
+        return ended_at is not None and self._clock() - ended_at < _ENDED_FOR
+
+    def remember_ended(self, sealed: str) -> None:
+        """The cookie opens nothing any more."""
+        self._ended[self._name(sealed)] = self._clock()
+        while len(self._ended) > _ENDED_LIMIT:
+            self._ended.popitem(last=False)
+
+    def used(self) -> list[LiveSession]:
+        """The sessions that were used since their last use was written to the store."""
+        return [session for session in self._sessions.values() if session.last_used > session.used_written]
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __repr__(self) -> str:
+        return f"<LiveView {len(self._sessions)} sessions, {len(self._cookies)} cookies>"
+
+
+def _touches(mark: Mark, ticket: Ticket) -> bool:
+    if ticket.signed_in_at >= mark.before:
+        return False
+    if mark.kind == "subject":
+        return ticket.user == mark.name
+    return bool(ticket.provider_sid) and sid_name(ticket.provider, ticket.provider_sid) == mark.name

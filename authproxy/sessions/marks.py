@@ -1,0 +1,129 @@
+"""Revocation marks: what was ended, and since when, on every replica within a second.
+
+Marks travel in a stream of the store that every replica re-reads each second; a published message only wakes it sooner,
+since published messages may be lost.  A mark made while the store is away is kept and appended later.  When the store
+was emptied, replicas append again what they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal, NamedTuple
+
+from authproxy.errors import StoreUnavailable
+from authproxy.sessions.cookie import Ticket
+from authproxy.sessions.sealing import digest
+from authproxy.store import keys
+from authproxy.store.base import Store
+
+log = logging.getLogger("authproxy.sessions")
+_LIMIT: Final = 100_000
+
+
+class Mark(NamedTuple):
+    """``name`` is revoked for whatever began before ``before``; the mark itself may go after ``until``."""
+
+    kind: Literal["session", "sid", "subject"]
+    name: str
+    before: float
+    until: float
+
+
+def sid_name(provider: str, sid: str) -> str:
+    """The name of a provider's own session (the ``sid`` claim, OIDC Back-Channel Logout section 2.1)."""
+    return digest("provider-sid", provider, sid)
+
+
+class Marks:
+    """The marks that this replica knows, and the way to the others."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float], on_mark: Callable[[Mark], None]) -> None:
+        self._store: Final = store
+        self._clock: Final = clock
+        self._on_mark: Final = on_mark
+        self._marks: Final[dict[tuple[str, str], Mark]] = {}
+        self._unsent: Final[list[Mark]] = []
+        self._after = ""
+        self._wake: Final = asyncio.Event()
+        self.synced_at: float | None = None  # None: never read since start
+
+    def revokes(self, ticket: Ticket) -> bool:
+        """Whether a mark ends this session."""
+        names = [("session", ticket.id), ("subject", ticket.user)]
+        if ticket.provider_sid:
+            names.append(("sid", sid_name(ticket.provider, ticket.provider_sid)))
+        found = (self._marks.get(name) for name in names)
+        return any(mark is not None and ticket.signed_in_at < mark.before for mark in found)
+
+    async def add(self, mark: Mark) -> None:
+        """Revoke: here at once, everywhere within a second, later where the store is away."""
+        self._learn(mark)
+        self._unsent.append(mark)
+        try:
+            await self._send()
+            await self._store.publish(keys.channel_marks(), b"1")
+        except StoreUnavailable:
+            log.warning("a revocation waits for the store; this replica honours it already")
+
+    def _learn(self, mark: Mark) -> None:
+        known = self._marks.get((mark.kind, mark.name))
+        if known is None or known.before < mark.before:
+            self._marks[(mark.kind, mark.name)] = mark
+            self._on_mark(mark)
+        if len(self._marks) > _LIMIT:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        for name in [name for name, mark in self._marks.items() if mark.until <= now]:
+            del self._marks[name]
+
+    async def _send(self) -> None:
+        while self._unsent:
+            mark = self._unsent[0]
+            value = json.dumps(list(mark), separators=(",", ":")).encode()
+            await self._store.append(keys.marks(), value, ttl=max(mark.until - self._clock(), 1.0))
+            self._unsent.pop(0)
+
+    async def sync(self) -> None:
+        """Send what waits and read what is new.  Raises ``StoreUnavailable``."""
+        await self._send()
+        if self._marks and not await self._store.read(keys.marks(), count=1):
+            log.warning("the store was emptied; appending %d revocations again", len(self._marks))
+            self._unsent.extend(mark for mark in self._marks.values() if mark.until > self._clock())
+            await self._send()
+        while entries := await self._store.read(keys.marks(), self._after):
+            for entry in entries:
+                self._after = entry.id
+                self._learn(Mark(*json.loads(entry.value)))
+        self.synced_at = self._clock()
+
+    async def run(self) -> None:
+        """Keep in step with the other replicas, until cancelled."""
+        stop = await self._subscribed()
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self.sync()
+                except StoreUnavailable:
+                    log.debug("the revocation stream cannot be read")
+                await self._woken()
+        finally:
+            await stop()
+
+    async def _subscribed(self) -> Callable[[], Awaitable[None]]:
+        return await self._store.subscribe(keys.channel_marks(), lambda _: self._wake.set())
+
+    async def _woken(self) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def __repr__(self) -> str:
+        return f"<Marks {len(self._marks)} held, {len(self._unsent)} to send>"

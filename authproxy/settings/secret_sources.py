@@ -1,0 +1,148 @@
+"""Secrets and files that the settings name: whether they can be read, and whether a secret is fit for its use.
+
+Sees secrets for as long as a check takes.  No message ever holds one, nor a part or the length of one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from authproxy.settings.lines import KeyPath
+from authproxy.settings.schema import SecretRef
+from authproxy.settings.scope import Scope
+
+_SESSION_KEY: Final = re.compile(r"[A-Za-z0-9_-]{43}=?")
+_SHORTEST: Final = 32  # characters
+_MAX_FILE: Final = 1  # one byte shows that a file can be read
+
+
+def check(scope: Scope, environ: Mapping[str, str]) -> None:
+    """Report every secret and file that cannot be used."""
+    revealed = {}
+    for path, ref in _found(scope.settings, (), SecretRef):
+        text = _reveal(scope, path, ref, environ)
+        if text is not None:
+            revealed[path] = text
+    for path, file in _found(scope.settings, (), Path):
+        if path != ("audit", "file"):  # written, not read
+            _readable(scope, path, file)
+    _session_keys(scope, revealed)
+    _shared_secrets(scope, revealed)
+    _clusters(scope, revealed)
+    _signing_keys(scope, revealed)
+    _redis_url(scope, revealed)
+
+
+def _found(value: object, path: KeyPath, kind: type[Any]) -> Iterator[tuple[KeyPath, Any]]:
+    """Every ``kind`` inside the settings; secrets are looked at whole."""
+    if isinstance(value, kind):
+        yield path, value
+    elif isinstance(value, BaseModel) and not isinstance(value, SecretRef):
+        for name in type(value).model_fields:
+            yield from _found(getattr(value, name), (*path, name), kind)
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _found(item, (*path, key), kind)
+
+
+def _reveal(scope: Scope, path: KeyPath, ref: SecretRef, environ: Mapping[str, str]) -> str | None:
+    if ref.value is not None:
+        scope.warn(path, "the secret stands in the settings file; move it to {file: …} or {env: …}")
+    try:
+        return ref.reveal(environ)
+    except LookupError as error:
+        scope.error(path, f"the secret cannot be used: {error.args[0]}")
+        return None
+
+
+def _readable(scope: Scope, path: KeyPath, file: Path) -> None:
+    try:
+        with file.open("rb") as opened:
+            opened.read(_MAX_FILE)
+    except OSError as error:
+        scope.error(path, f"cannot read {file}: {error.strerror}")
+
+
+def _session_keys(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    for index in range(len(scope.settings.session.keys)):
+        path = ("session", "keys", index)
+        if path in revealed and not _is_key(revealed[path]):
+            scope.error(path, "must be 32 bytes in base64url; make one with `authproxy key`")
+
+
+def _is_key(text: str) -> bool:
+    return bool(_SESSION_KEY.fullmatch(text)) and len(base64.urlsafe_b64decode(text.rstrip("=") + "=")) == 32
+
+
+def _is_shared(path: KeyPath) -> bool:
+    return path[:1] == ("tokens",) or path[:2] == ("enrollment", "tokens")
+
+
+def _shared_secrets(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    for path, text in revealed.items():
+        if _is_shared(path):
+            fault = _weakness(text)
+            if fault:
+                scope.error(path, fault)
+    forward = revealed.get(("forward_auth", "secret"))
+    if forward is not None and _weakness(forward):
+        scope.warn(("forward_auth", "secret"), _weakness(forward))
+
+
+def _weakness(text: str) -> str:
+    if text.lower().startswith("change-me"):
+        return "is still the placeholder; make a secret with `authproxy key`"
+    if len(text) < _SHORTEST:
+        return f"must be at least {_SHORTEST} characters; make a secret with `authproxy key`"
+    # RFC 6750 section 2.1: what stands after "Bearer" has no spaces and is ASCII.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        return "must be printable ASCII without spaces, or it cannot be sent; make a secret with `authproxy key`"
+    return ""
+
+
+def _clusters(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    """Contract section 2: one secret under two names unites scopes; differing clusters are an error."""
+    first: dict[str, str] = {}
+    enrolling = {text for path, text in revealed.items() if path[:2] == ("enrollment", "tokens")}
+    for path, text in revealed.items():
+        if path[0] == "tokens":
+            name = str(path[1])
+            other = first.setdefault(text, name)
+            if _bound(scope, name) != _bound(scope, other):
+                scope.error(
+                    path, f"is also a secret of tokens.{other}, which has other clusters; give each its own secret"
+                )
+            if text in enrolling:
+                scope.error(path, "is also an enrollment token, which must open nothing else; give each its own secret")
+
+
+def _bound(scope: Scope, name: str) -> frozenset[str] | None:
+    clusters = scope.settings.tokens[name].clusters
+    return None if clusters is None else frozenset(clusters)
+
+
+def _signing_keys(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    for path, text in revealed.items():
+        if path[:2] == ("enrollment", "signing_keys") and not _is_signing_key(text):
+            scope.error(path, "must be a private ES256 JWK; make one with `authproxy key --signing`")
+
+
+def _is_signing_key(text: str) -> bool:
+    try:
+        key = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(key, dict) and (key.get("kty"), key.get("crv")) == ("EC", "P-256") and {"x", "y", "d"} <= set(key)
+
+
+def _redis_url(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    text = revealed.get(("store", "redis", "url"))
+    if text is not None and not text.startswith(("redis://", "rediss://", "unix://")):
+        scope.error(("store", "redis", "url"), "must hold a URL such as redis://redis:6379")

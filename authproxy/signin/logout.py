@@ -1,0 +1,135 @@
+"""How a session ends: here first and for certain, then at the provider.
+
+The cookie, the record and a revocation mark come first, so that nothing the provider does or fails to do keeps a
+session alive.  The refresh token is then revoked, or, where the provider has no way to revoke, spent by one refresh
+whose result is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from authproxy.errors import BadRequest, GrantRefused, InvalidToken, ProviderError, StoreUnavailable
+from authproxy.model import Headers
+from authproxy.oidc.provider import Provider
+from authproxy.sessions.cookie import SessionCookie, Ticket, user_digest
+from authproxy.sessions.live import LiveView
+from authproxy.sessions.marks import Mark, Marks, sid_name
+from authproxy.sessions.sealing import digest
+from authproxy.sessions.vault import Vault
+from authproxy.signin.refresh import Refresher
+from authproxy.store import keys
+from authproxy.store.base import Store
+
+log = logging.getLogger("authproxy.signin")
+_REPLAY_WINDOW: Final = 600.0  # seconds for which a logout token's jti is remembered; older tokens are refused
+
+
+class Logout:
+    """Ends sessions: by their user's wish, or by the provider's word."""
+
+    def __init__(
+        self, *, providers: Mapping[str, Provider], cookie: SessionCookie, vault: Vault, live: LiveView, marks: Marks,
+        refresher: Refresher, store: Store, absolute: float, clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._providers: Final = providers
+        self._cookie: Final = cookie
+        self._vault: Final = vault
+        self._live: Final = live
+        self._marks: Final = marks
+        self._refresher: Final = refresher
+        self._store: Final = store
+        self._absolute: Final = absolute
+        self._clock: Final = clock
+        self._farewells: Final[set[asyncio.Task[None]]] = set()
+
+    async def end(self, headers: Headers) -> tuple[Ticket | None, str]:
+        """End every session whose cookie the request carries; the last one's ticket and ID token, for the provider."""
+        ended: tuple[Ticket | None, str] = (None, "")
+        for sealed in self._cookie.find(headers):
+            ticket = self._cookie.open(sealed)
+            if ticket is not None and not self._marks.revokes(ticket):
+                ended = (ticket, await self._end(ticket))
+        return ended
+
+    async def _end(self, ticket: Ticket) -> str:
+        id_token, refresh_token, left = "", ticket.refresh_token, 0
+        live = self._live.by_id(ticket.id)
+        if live is not None:
+            id_token, refresh_token = live.record.id_token, live.record.refresh_token
+        with suppress(StoreUnavailable):
+            stored = await self._vault.load(ticket)
+            if stored is not None:
+                id_token, refresh_token = stored.record.id_token, stored.record.refresh_token
+        await self._marks.add(Mark("session", ticket.id, ticket.absolute_end, ticket.absolute_end))
+        with suppress(StoreUnavailable):
+            left = await self._vault.forget(ticket)
+        self._say_farewell(ticket, refresh_token, left)
+        return id_token
+
+    def _say_farewell(self, ticket: Ticket, refresh_token: str, left: int) -> None:
+        """Tell the provider, without letting the user wait for it."""
+        shared = self._refresher.scope(ticket) is not None
+        if ticket.provider not in self._providers or not refresh_token or (shared and left):
+            return
+        task = asyncio.get_running_loop().create_task(self._revoke(ticket, refresh_token))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+
+    async def _revoke(self, ticket: Ticket, refresh_token: str) -> None:
+        provider = self._providers[ticket.provider]
+        scope = self._refresher.scope(ticket)
+        if scope is not None:
+            with suppress(StoreUnavailable):
+                newest = await self._vault.shared_token(ticket, scope)
+                refresh_token = newest.refresh_token if newest else refresh_token
+                await self._vault.forget_shared(ticket, scope)
+        if await provider.revoke(refresh_token, "refresh_token"):
+            return
+        with suppress(ProviderError, GrantRefused, InvalidToken):  # spent: a copy of it is worth nothing any more
+            await provider.refresh(refresh_token, subject=ticket.subject)
+
+    async def by_provider(self, token: str) -> str:
+        """Obey a logout token (OIDC Back-Channel Logout 1.0 section 2.6); what it ended, for the audit record.
+
+        Raises ``BadRequest`` for a token that is not what it must be, or that was obeyed before.
+        """
+        for provider in self._providers.values():
+            try:
+                claims = await provider.logout_token(token)
+            except ProviderError as error:
+                log.warning("a logout token cannot be checked: %s", error)
+                continue
+            except InvalidToken as invalid:
+                log.info("a logout token was refused: %s", invalid.code)
+                continue
+            return await self._obey(provider, claims)
+        raise BadRequest("invalid_logout_token", "The logout token is not valid.")
+
+    async def _obey(self, provider: Provider, claims: Mapping[str, object]) -> str:
+        with suppress(StoreUnavailable):
+            seen = keys.replayed_jti(digest("jti", provider.issuer, str(claims["jti"])))
+            if not await self._store.swap(seen, None, b"1", ttl=_REPLAY_WINDOW):
+                raise BadRequest("replayed_logout_token", "The logout token was used before.")
+        now = self._clock()
+        sid, subject = claims.get("sid"), claims.get("sub")
+        if isinstance(sid, str) and sid:
+            # The provider's session ends for good: whatever carries its sid is over, also a sign-in still on its way.
+            until = now + self._absolute
+            await self._marks.add(Mark("sid", sid_name(provider.name, sid), until, until))
+            return "sid"
+        user = user_digest(provider.name, provider.issuer, str(subject))
+        await self._marks.add(Mark("subject", user, now, now + self._absolute))
+        return "subject"
+
+    async def close(self) -> None:
+        """Let what is being said to providers finish."""
+        if self._farewells:
+            await asyncio.wait(self._farewells, timeout=5.0)
+        for task in list(self._farewells):
+            task.cancel()
+        await asyncio.gather(*self._farewells, return_exceptions=True)

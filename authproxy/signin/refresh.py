@@ -1,0 +1,196 @@
+"""Renewing a session's tokens: once across tasks and replicas, with the newest refresh token, wherever it is.
+
+A lease in the store lets one replica talk to the provider; the others wait for the record that it writes.  The lease is
+renewed while the provider takes its time, and the record is written by compare-and-set, so that an older result never
+replaces a newer one.  Only the provider's own word that a token is dead ends a session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final, NamedTuple
+
+from authproxy.errors import GrantRefused, InvalidToken, ProviderError, SessionEnded, StoreUnavailable
+from authproxy.oidc.provider import Provider, TokenSet
+from authproxy.sessions.cookie import Ticket
+from authproxy.sessions.sealing import token
+from authproxy.sessions.vault import Record, SharedToken, Stored, Vault, share_scope
+from authproxy.store import keys
+from authproxy.store.base import Store
+
+log = logging.getLogger("authproxy.signin")
+
+_LEASE: Final = 10.0  # seconds; renewed every third of it
+_PATIENCE: Final = 20.0  # seconds to wait for the replica that holds the lease
+_POLL: Final = 0.1
+_FRESH: Final = 5.0  # seconds a record must still be good for, to be taken instead of refreshing
+
+
+class Candidate(NamedTuple):
+    """A refresh token and where it stands in the line of its generations."""
+
+    generation: int
+    refresh_token: str
+
+    def __repr__(self) -> str:
+        return f"<Candidate generation {self.generation}>"
+
+
+class Refresher:
+    """Makes a new record for a session from its newest refresh token."""
+
+    def __init__(
+        self, *, providers: Mapping[str, Provider], vault: Vault, store: Store, clock: Callable[[], float]
+    ) -> None:
+        self._providers: Final = providers
+        self._vault: Final = vault
+        self._store: Final = store
+        self._clock: Final = clock
+
+    async def refresh(self, ticket: Ticket, known: Record | None, *, last_used: float) -> Record:
+        """The session's next record, made here or by another replica meanwhile.
+
+        Raises ``SessionEnded`` when the provider calls the token dead, ``ProviderError`` when it could not be asked.
+        """
+        generation = max(ticket.generation, known.generation if known else 0)
+        async with self._leased(ticket, generation) as made_elsewhere:
+            if made_elsewhere is not None:
+                return made_elsewhere
+            return await self._renew(ticket, known, generation, last_used)
+
+    def scope(self, ticket: Ticket) -> str | None:
+        """The name under which the user's sessions share a refresh token, or None where each has its own."""
+        settings = self._providers[ticket.provider].settings
+        if settings.refresh_tokens != "per_user":
+            return None
+        return share_scope(client_id=settings.client_id, scopes=settings.scopes)
+
+    @asynccontextmanager
+    async def _leased(self, ticket: Ticket, generation: int) -> AsyncIterator[Record | None]:
+        """Hold the lease; yields a record instead when whoever held it made one."""
+        key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
+        owner = token(16)
+        made = await self._take_lease(key, owner, ticket, generation)
+        if made is not None:
+            yield made
+            return
+        renewal = asyncio.get_running_loop().create_task(self._keep(key, owner))
+        try:
+            yield None
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+            with suppress(StoreUnavailable):
+                await self._store.release(key, owner)
+
+    async def _take_lease(self, key: str, owner: str, ticket: Ticket, generation: int) -> Record | None:
+        """Return None with the lease held (or the store away), or the record that made taking it needless."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while await self._store.lease(key, owner, ttl=_LEASE) is None:
+                    await asyncio.sleep(_POLL)
+                    stored = await self._vault.load(ticket)
+                    if stored and self._is_newer(stored.record, generation):
+                        return stored.record
+        except StoreUnavailable:
+            return None  # the provider's own rules for reuse are all that is left between two replicas
+        except TimeoutError:
+            raise ProviderError("another replica is still renewing this session") from None
+        return None
+
+    async def _keep(self, key: str, owner: str) -> None:
+        while True:
+            await asyncio.sleep(_LEASE / 3)
+            with suppress(StoreUnavailable):
+                await self._store.lease(key, owner, ttl=_LEASE)
+
+    def _is_newer(self, record: Record, generation: int) -> bool:
+        return record.generation > generation and record.expires_at > self._clock() + _FRESH
+
+    async def _stored(self, ticket: Ticket) -> Stored | None:
+        with suppress(StoreUnavailable):
+            return await self._vault.load(ticket)
+        return None
+
+    async def _shared(self, ticket: Ticket) -> SharedToken | None:
+        scope = self.scope(ticket)
+        if scope is None:
+            return None
+        with suppress(StoreUnavailable):
+            return await self._vault.shared_token(ticket, scope)
+        return None
+
+    async def _renew(self, ticket: Ticket, known: Record | None, generation: int, last_used: float) -> Record:
+        stored = await self._stored(ticket)  # the lease is ours now: whatever was made before it was given is here
+        if stored and self._is_newer(stored.record, generation):
+            return stored.record
+        previous = stored.record if stored else known
+        newest = self._newest(ticket, known, stored, await self._shared(ticket))
+        tokens = await self._redeem(ticket, newest, previous)
+        record = self._next(newest, previous, tokens, last_used)
+        await self._write(ticket, record, stored)
+        return record
+
+    @staticmethod
+    def _newest(ticket: Ticket, known: Record | None, stored: Stored | None, shared: SharedToken | None) -> Candidate:
+        found = [Candidate(ticket.generation, ticket.refresh_token)]
+        found += [Candidate(r.generation, r.refresh_token) for r in (known, stored.record if stored else None) if r]
+        if shared:
+            found.append(Candidate(shared.generation, shared.refresh_token))
+        return max(found, key=lambda candidate: candidate.generation)
+
+    async def _redeem(self, ticket: Ticket, newest: Candidate, previous: Record | None) -> TokenSet:
+        if not newest.refresh_token:
+            raise SessionEnded("the session has no refresh token and its ID token has expired")
+        with suppress(StoreUnavailable):
+            if await self._vault.is_dead(newest.refresh_token):
+                raise SessionEnded("the refresh token is known to be dead")
+        provider = self._providers[ticket.provider]
+        claims = previous.claims if previous else None
+        try:
+            return await provider.refresh(newest.refresh_token, subject=ticket.subject, previous=claims)
+        except GrantRefused as refused:
+            with suppress(StoreUnavailable):
+                await self._vault.bury(newest.refresh_token, ttl=max(ticket.absolute_end - self._clock(), 1.0))
+            raise SessionEnded(f"the provider refused the refresh token ({refused.error})") from None
+        except InvalidToken as invalid:
+            raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
+
+    def _next(self, newest: Candidate, previous: Record | None, tokens: TokenSet, last_used: float) -> Record:
+        if not tokens.claims and previous is None:
+            raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
+        keep = previous if not tokens.id_token else None  # OIDC Core section 12.2: a new ID token is optional
+        return Record(
+            generation=newest.generation + 1,
+            refresh_token=tokens.refresh_token or newest.refresh_token,
+            id_token=keep.id_token if keep else tokens.id_token,
+            access_token=tokens.access_token,
+            claims=dict(keep.claims if keep else tokens.claims),
+            # Without a new ID token, the claims are as fresh as the access token that came instead.
+            expires_at=tokens.access_expires_at if keep else tokens.expires_at,
+            last_used=last_used,
+            refreshed_at=self._clock(),
+        )
+
+    async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
+        """Write what the provider gave; where the store is away, the cookie and the live view hold it."""
+        try:
+            scope = self.scope(ticket)
+            if scope is not None:
+                shared = SharedToken(record.generation, record.refresh_token)
+                await self._vault.share_token(ticket, scope, shared, now=self._clock())
+            await self._write_record(ticket, record, stored)
+        except StoreUnavailable:
+            log.warning("session %s: the renewed record could not be stored; it goes on from memory", ticket.id[:8])
+
+    async def _write_record(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
+        for _ in range(8):  # bounded: each lost round means that another writer won
+            expected = stored.raw if stored else None
+            if await self._vault.save(ticket, record, expected=expected, now=self._clock()):
+                return
+            stored = await self._vault.load(ticket)
+            if stored and stored.record.generation >= record.generation:
+                return

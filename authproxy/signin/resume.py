@@ -1,0 +1,204 @@
+"""From a session cookie to a live session: from memory, from the store, or from the cookie alone.
+
+The order of trust: a mark or an end that is a fact ends the session; the newest tokens win, wherever they are; a store
+or a provider that fails ends nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from random import random
+from typing import Final
+
+from authproxy.errors import ProviderError, SessionEnded, StoreUnavailable, Unavailable
+from authproxy.oidc.provider import Provider
+from authproxy.sessions.cookie import SessionCookie, Ticket
+from authproxy.sessions.flight import SingleFlight
+from authproxy.sessions.live import Carried, LiveSession, LiveView
+from authproxy.sessions.marks import Marks
+from authproxy.sessions.vault import Record, Stored, Vault
+from authproxy.signin.identity import identity_of, live_session, refresh_due
+from authproxy.signin.refresh import Refresher
+
+log = logging.getLogger("authproxy.signin")
+
+_BACKOFF_FIRST: Final = 1.0
+_BACKOFF_MAX: Final = 30.0
+
+
+class Resumption:
+    """Opens sessions and keeps them fresh."""
+
+    def __init__(
+        self, *, cookie: SessionCookie, live: LiveView, vault: Vault, marks: Marks, refresher: Refresher,
+        providers: Mapping[str, Provider], idle: float, clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._cookie: Final = cookie
+        self._live: Final = live
+        self._vault: Final = vault
+        self._marks: Final = marks
+        self._refresher: Final = refresher
+        self._providers: Final = providers
+        self._idle: Final = idle
+        self._clock: Final = clock
+        self._openings: Final[SingleFlight[LiveSession]] = SingleFlight()
+        self._renewals: Final[SingleFlight[Record]] = SingleFlight()
+        self._ahead: Final[SingleFlight[LiveSession]] = SingleFlight()
+
+    def at_once(self, sealed: str) -> Carried | None:
+        """The session if memory alone can tell; no I/O."""
+        return self._live.find(sealed)
+
+    async def resume(self, sealed: str) -> Carried:
+        """The session that the cookie opens.  Raises ``SessionEnded``; ``Unavailable`` when nobody can tell now."""
+        if self._live.recall_ended(sealed):
+            raise SessionEnded("this cookie was found to open nothing")
+        ticket = self._cookie.open(sealed)
+        if ticket is None:
+            raise SessionEnded("no key opens this cookie")
+        try:
+            session = await self._session(ticket)
+        except SessionEnded:
+            self._live.remember_ended(sealed)
+            raise
+        session.last_used = self._clock()
+        return self._live.remember(sealed, ticket, session)
+
+    def cookies(self, carried: Carried) -> tuple[str, ...]:
+        """Set-Cookie values for a browser that is behind: an older generation, or sealed a quarter of idle ago."""
+        session, now = carried.session, self._clock()
+        if carried.generation >= session.ticket.generation and now - carried.sealed_at < self._idle / 4:
+            return ()
+        return self._cookie.write(session.ticket, now=now)
+
+    async def _session(self, ticket: Ticket) -> LiveSession:
+        self._refuse_ended(ticket)
+        session = self._live.by_id(ticket.id)
+        if session and self._usable(session, ticket):
+            if self._clock() >= max(session.refresh_at, session.retry_at):
+                self._ahead.start(ticket.id, lambda: self._renew_ahead(session))
+            return session
+        return await self._openings.run(ticket.id, lambda: self._open(ticket))
+
+    def _refuse_ended(self, ticket: Ticket) -> None:
+        if self._clock() >= ticket.absolute_end:
+            raise SessionEnded("the session has reached its absolute end")
+        if ticket.provider not in self._providers:
+            raise SessionEnded("the provider of this session is not configured any more")
+        if self._marks.revokes(ticket):
+            raise SessionEnded("the session was revoked")
+
+    def _usable(self, session: LiveSession, ticket: Ticket) -> bool:
+        now = self._clock()
+        current = session.record.generation >= ticket.generation
+        return current and now < session.record.expires_at and now - session.last_used <= self._idle
+
+    async def _open(self, ticket: Ticket) -> LiveSession:
+        if self._marks.synced_at is None:
+            with suppress(StoreUnavailable):
+                await self._marks.sync()
+            self._refuse_ended(ticket)
+        live = self._live.by_id(ticket.id)
+        stored = await self._load(ticket)
+        last_used = self._last_used(ticket, live, stored)
+        if self._clock() - last_used > self._idle:
+            raise SessionEnded("the session was idle for too long")
+        known = self._newest(live, stored)
+        if known is not None and stored is None and live is not None:
+            await self._restore(ticket, known)
+        if known is None or known.generation < ticket.generation or known.expires_at <= self._clock():
+            known = await self._renewed(ticket, live, known, last_used)
+        return self._enter(ticket, live, known, last_used)
+
+    async def _load(self, ticket: Ticket) -> Stored | None:
+        with suppress(StoreUnavailable):
+            return await self._vault.load(ticket)
+        return None
+
+    @staticmethod
+    def _last_used(ticket: Ticket, live: LiveSession | None, stored: Stored | None) -> float:
+        """A fact, not an absence: the record says it, and where it is gone, the time at which the cookie was sealed."""
+        return max(ticket.sealed_at, live.last_used if live else 0.0, stored.record.last_used if stored else 0.0)
+
+    @staticmethod
+    def _newest(live: LiveSession | None, stored: Stored | None) -> Record | None:
+        records = [record for record in (stored and stored.record, live and live.record) if record]
+        return max(records, key=lambda record: record.generation, default=None)
+
+    async def _restore(self, ticket: Ticket, record: Record) -> None:
+        """The store lost the record and memory has it: no provider need be asked."""
+        with suppress(StoreUnavailable):
+            await self._vault.save(ticket, record, expected=None, now=self._clock())
+
+    async def _renewed(
+        self, ticket: Ticket, live: LiveSession | None, known: Record | None, last_used: float
+    ) -> Record:
+        """A new record; the old one while the provider cannot be asked, until the session's own end."""
+        if known is not None and live is not None and self._clock() < live.retry_at:
+            return known
+        try:
+            return await self._refresh(ticket, known, last_used)
+        except ProviderError as error:
+            log.warning("session %s cannot be renewed now: %s", ticket.id[:8], error)
+            if known is None:
+                raise Unavailable(
+                    "session_not_restorable", "Your session cannot be restored right now. Please try again soon."
+                ) from None
+            if live is not None:
+                self._back_off(live, error)
+            return known
+
+    def _back_off(self, session: LiveSession, error: ProviderError) -> None:
+        session.backoff = min(_BACKOFF_MAX, max(_BACKOFF_FIRST, session.backoff * 2))
+        session.retry_at = self._clock() + (error.retry_after or session.backoff * (0.5 + random()))  # noqa: S311
+
+    def _enter(self, ticket: Ticket, live: LiveSession | None, record: Record, last_used: float) -> LiveSession:
+        self._refuse_ended(ticket)  # a sign-out may have come while the provider was asked
+        provider = self._providers[ticket.provider]
+        newest = ticket._replace(generation=record.generation, refresh_token=record.refresh_token)
+        if live is None or live.ended:
+            live = live_session(newest, record, provider, last_used=last_used)
+        elif record is not live.record:
+            live.renewed(newest, record, identity_of(newest, record, provider), refresh_at=refresh_due(record))
+        self._live.enter(live)
+        return live
+
+    async def _refresh(self, ticket: Ticket, known: Record | None, last_used: float) -> Record:
+        """One refresh for all tasks of this process, also while the store, and with it the lease, is away."""
+        return await self._renewals.run(ticket.id, lambda: self._refresher.refresh(ticket, known, last_used=last_used))
+
+    async def _renew_ahead(self, session: LiveSession) -> LiveSession:
+        """Renew ahead of expiry, in the background: the request that noticed does not wait."""
+        ticket = session.ticket
+        try:
+            record = await self._refresh(ticket, session.record, session.last_used)
+        except ProviderError as error:
+            log.warning("session %s cannot be renewed ahead of expiry: %s", ticket.id[:8], error)
+            self._back_off(session, error)
+            return session
+        except SessionEnded as ended:
+            log.info("session %s: %s", ticket.id[:8], ended)
+            self._live.drop(ticket.id)
+            raise
+        return self._enter(ticket, session, record, session.last_used)
+
+    async def write_back(self) -> None:
+        """Write the last use of the sessions that were used, so that idle time is a fact on every replica."""
+        for session in self._live.used():
+            if self._marks.revokes(session.ticket):
+                continue
+            stored = await self._vault.load(session.ticket)
+            if stored is None:
+                await self._vault.save(session.ticket, session.record, expected=None, now=self._clock())
+            elif stored.record.last_used < session.last_used:
+                used = stored.record._replace(last_used=session.last_used)
+                await self._vault.save(session.ticket, used, expected=stored.raw, now=self._clock())
+            session.used_written = session.last_used
+
+    async def close(self) -> None:
+        """Let renewals finish: a rotated token that nobody wrote down would be lost."""
+        await self._ahead.close()
+        await self._renewals.close()
+        await self._openings.close()

@@ -1,0 +1,55 @@
+"""What a process waits for after its start, and what is degraded later.
+
+Nothing here stops the program: a provider or a store that is down is waited for, and said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from authproxy.admin.routes import Readiness
+from authproxy.errors import AuthproxyError
+
+log = logging.getLogger("authproxy")
+_FIRST: Final = 0.25
+_LONGEST: Final = 10.0
+
+Check = Callable[[], Awaitable[object]]
+
+
+class Startup:
+    """Asks every part until each has answered once."""
+
+    def __init__(self, checks: Mapping[str, Check], degraded: Callable[[], dict[str, str]]) -> None:
+        self._checks: Final = checks
+        self._degraded: Final = degraded
+        self._waiting: Final[dict[str, str]] = dict.fromkeys(checks, "not asked yet")
+        self.done: Final = asyncio.Event()
+        self.draining = False
+
+    def readiness(self) -> Readiness:
+        """What the admin listener says."""
+        return Readiness(self.done.is_set() and not self.draining, dict(self._waiting), self._degraded())
+
+    async def run(self) -> None:
+        """Ask all parts at once, each until it has answered; then we are ready, and stay so."""
+        await asyncio.gather(*(self._wait_for(name, check) for name, check in self._checks.items()))
+        self.done.set()
+
+    async def _wait_for(self, name: str, check: Check) -> None:
+        pause = _FIRST
+        while True:
+            try:
+                await check()
+            except AuthproxyError as error:
+                if self._waiting[name] != str(error):
+                    log.warning("waiting for %s: %s", name, error)
+                self._waiting[name] = str(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST)
+            else:
+                del self._waiting[name]
+                return

@@ -1,0 +1,44 @@
+"""What every test may ask for: the other parties, as real parts on free loopback ports.
+
+A peer that is missing on this machine fails the test that asks for it: nothing is skipped for want of a server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.peers.browser_client import Browser
+from tests.peers.redis_server import redis_server as redis_server
+from tests.peers.redis_server import shared_redis as shared_redis
+from tests.peers.upstream_app import UpstreamApp
+
+# No deadline per example: the machine is shared, and a slow example is not a wrong one.
+settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, database=None)
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of the developer's shell must not override the settings of a test."""
+    for name in list(os.environ):
+        if name.startswith("AUTHPROXY__") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def upstream_app() -> AsyncIterator[UpstreamApp]:
+    """A protected application that records what reaches it."""
+    async with UpstreamApp() as app:
+        yield app
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A browser without JavaScript."""
+    async with Browser() as one:
+        yield one
