@@ -36,6 +36,7 @@ from authproxy.oidc.provider import Provider
 from authproxy.pipeline import Pipeline
 from authproxy.portal.decisions import Decisions
 from authproxy.portal.pages import CSP, Pages
+from authproxy.portal.record import recording
 from authproxy.portal.routes import Parts, Portal
 from authproxy.portal.smallstate import SealedStorage
 from authproxy.sessions.cookie import Cookies, SessionCookie
@@ -231,9 +232,9 @@ class Authproxy:
 
     async def _open_listeners(self) -> None:
         listen, prefix = self._settings.listen, self._settings.prefix
-        pages = web.Application(
-            middlewares=[aiohttp_session.session_middleware(SealedStorage(self.cookies, self.ring))]
-        )
+        recorded = recording(info_of=info_of, audit=self.audit, metrics=self.metrics, clock=self._clock)
+        storage = SealedStorage(self.cookies, self.ring)
+        pages = web.Application(middlewares=[recorded, aiohttp_session.session_middleware(storage)])
         self.portal.attach(pages)
         self._decisions(private_listener=False).attach(pages, prefix)
         public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(prefix + "/"))

@@ -24,6 +24,8 @@ FLOORS: Final[dict[str, int]] = {
     "__main__": 10,
     "app": 9,
     "pipeline": 8,
+    "startup": 8,  # what the workshop waits for
+    "connect": 8,  # what `check --connect` tries
     "edge": 7,
     "portal": 7,
     "admin": 7,

@@ -34,6 +34,7 @@ from authproxy.model import Answer, Exchange, Headers, RequestInfo
 
 PAGE_SECONDS: Final = 60.0  # for one of our pages, with reading its body and asking a provider
 HANDSHAKE_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 1.0
 
 INFO: Final = web.RequestKey("info", RequestInfo)
 
@@ -70,11 +71,11 @@ class FrontDoor:
         self._refused: Final = refused
         self._pages: Final = pages
         pages.on_response_prepare.append(self._finish_page)
-        self._runner: Final = web.AppRunner(pages, access_log=None, shutdown_timeout=1.0)
+        self._runner: Final = web.AppRunner(pages, access_log=None, shutdown_timeout=CLOSE_SECONDS)
         self._connections: Connections | None = None
         self._listening: list[asyncio.AbstractServer] = []
         self._running: set[AioExchange] = set()
-        self._quiet: Final = asyncio.Event()
+        self._one_less: Final = asyncio.Event()
         self._draining = False
 
     async def listen(self, address: str, ssl_context: ssl.SSLContext | None = None, *, reuse_port: bool = False) -> str:
@@ -99,11 +100,7 @@ class FrontDoor:
         self._stop_listening()
         if self._connections is not None:
             self._connections.close_idle()
-        self._notice_quiet()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._quiet.wait()
-        except TimeoutError:
+        if not await self._fewer(lambda: all(exchange.tunnelled for exchange in self._running), seconds):
             _log.warning("%d exchanges were still running after %g s", len(self._running), seconds)
         self._close_tunnels()
 
@@ -113,7 +110,8 @@ class FrontDoor:
         self._stop_listening()
         if self._connections is not None:
             self._connections.abort_all()
-            await self._connections.shutdown(1.0)
+            await self._fewer(lambda: not self._running, CLOSE_SECONDS)
+            await self._connections.shutdown(CLOSE_SECONDS)
             self._connections = None
             await self._runner.cleanup()
 
@@ -134,9 +132,16 @@ class FrontDoor:
             if exchange.tunnelled is not None:
                 exchange.tunnelled.close()
 
-    def _notice_quiet(self) -> None:
-        if self._draining and all(exchange.tunnelled is not None for exchange in self._running):
-            self._quiet.set()
+    async def _fewer(self, reached: Callable[[], bool], seconds: float) -> bool:
+        """Wait until enough exchanges have ended; False when time is up."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not reached():
+                    self._one_less.clear()
+                    await self._one_less.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         line = cast("ClientConnection", request.protocol)
@@ -148,7 +153,7 @@ class FrontDoor:
         finally:
             line.serving = False
             self._running.discard(exchange)
-            self._notice_quiet()
+            self._one_less.set()
 
     async def _dispatched(self, request: web.Request, exchange: AioExchange) -> web.StreamResponse:
         raw = _raw(request)

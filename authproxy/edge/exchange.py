@@ -268,8 +268,10 @@ class AioTunnel:
         self._tap: Final = tap
 
     async def read(self) -> bytes:
-        """The next bytes; empty at the end."""
+        """The next bytes; empty when the client sends no more.  Raises ClientGone when its connection is lost."""
         data = await self._tap.read()
+        if not data and self._exchange.gone:
+            raise ClientGone("the client closed the connection")
         self._exchange.received += len(data)
         return data
 

@@ -16,7 +16,7 @@ from authproxy.settings.scope import Scope
 
 _EVERYBODY: Final = 0  # prefix length of a network that holds every address
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_NAMED: Final = ("providers", "issuers", "tokens", "policies", "apps", "workspaces")
+_NAMED: Final = ("issuers", "tokens", "policies", "apps", "workspaces")
 
 
 def check(scope: Scope) -> None:
@@ -26,7 +26,7 @@ def check(scope: Scope) -> None:
     crosscheck_providers.check(scope)
     crosscheck_apps.check(scope)
     crosscheck_machines.check(scope)
-    if scope.whole:
+    if scope.whole and not scope.dangling:
         _unused(scope)
 
 

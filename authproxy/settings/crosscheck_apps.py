@@ -28,7 +28,8 @@ def check(scope: Scope) -> None:
         _upstream(scope, (*path, "upstream"), app.upstream)
         for index, route in enumerate(app.routes):
             _route(scope, (*path, "routes", index), app, route)
-        _shadows(scope, path, app.routes)
+        if not scope.broken("apps", name, "routes"):
+            _shadows(scope, path, app.routes)
     _same_place(scope)
 
 
@@ -59,6 +60,7 @@ def _references(scope: Scope, path: KeyPath, app: AppShape) -> None:
             scope.error((*path, "provider"), "must not be empty; leave it out when nobody signs in")
     elif len(scope.names("providers")) > 1 and scope.takes_sessions(app):
         known = ", ".join(scope.names("providers"))
+        scope.dangling = True  # nobody can tell which of them is used
         scope.error((*path, "provider"), f"is missing; name those whose sessions open the app, of: {known}")
     for index, name in enumerate(app.bearer.issuers or []):
         scope.name((*path, "bearer", "issuers", index), name, "issuers")
@@ -92,8 +94,9 @@ def _upstream(scope: Scope, path: KeyPath, upstream: UpstreamShape) -> None:
 
 
 def _route(scope: Scope, path: KeyPath, app: AppShape, route: RouteShape) -> None:
-    scope.error((*path, "path"), grammar.path(route.path) or _reserved(scope, route.path))
-    if _outside(app.path, route.path):
+    fault = grammar.path(route.path)
+    scope.error((*path, "path"), fault or _reserved(scope, route.path))
+    if not fault and _outside(app.path, route.path):
         scope.warn((*path, "path"), f"can never match: it lies outside {app.path}, the path of the app")
     scope.name((*path, "policy"), route.policy, "policies")
     if route.methods is not None:

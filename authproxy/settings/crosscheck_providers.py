@@ -20,7 +20,7 @@ _OURS: Final = (
 )  # fmt: skip
 _OWN_KEY: Final = {"scope": "scopes", "response_mode": "response_mode", "client_id": "client_id"}
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
-_IN_A_URL: Final = re.compile(r"[A-Za-z0-9._-]+")
+_IN_A_URL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check(scope: Scope) -> None:
@@ -28,7 +28,9 @@ def check(scope: Scope) -> None:
     for name, provider in scope.settings.providers.items():
         path: KeyPath = ("providers", name)
         if not _IN_A_URL.fullmatch(name):
-            scope.error(path, "must be a name of letters, digits and . _ -, since it stands in the callback URL")
+            scope.error(
+                path, "must be a name of 1 to 64 letters, digits and . _ -, since it stands in the callback URL"
+            )
         _addresses(scope, path, provider)
         _asking(scope, path, provider)
         algorithms(scope, path, provider.algorithms)

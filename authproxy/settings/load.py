@@ -39,10 +39,14 @@ _SYNTAX: Final = (
         "cannot start any token",
         "a character stands where no value can begin; use spaces to indent, and quote such text",
     ),
+    (
+        "expected alphabetic or numeric",
+        "a * or & has no name after it; put text that starts with one of them in quotes",
+    ),
     ("undefined alias", "an alias (*) has no anchor (&); put text that starts with * in quotes"),
     ("unexpected end of stream", "a quote or bracket is not closed"),
     ("but found another document", "there is more than one document; remove the --- between them"),
-    ("expected <block end>", "the indentation does not fit, or a quote or bracket before it is not closed"),
+    ("expected <block end>", "the indentation does not fit here, or a bracket above it has no end"),
     ("expected ',' or", "a [ or { is not closed, or a comma is missing"),
     ("duplicate anchor", "an anchor (&) has the name of another one"),
 )
@@ -108,7 +112,9 @@ def _check(
 ) -> tuple[Settings | None, list[Fault]]:
     """Shape the data and check what came of it; the settings are whole when no fault is an error."""
     shaped = Shaped(data, base, unreadable)
-    faults = [*unreadable, *shaped.faults, *unserved.faults(data)]
+    told = {fault.path for fault in shaped.faults}
+    asked = [fault for fault in unserved.faults(data) if fault.path not in told]
+    faults = [*unreadable, *shaped.faults, *asked]
     if shaped.settings is not None:
         scope = Scope(shaped.settings, shaped, data)
         crosscheck.check(scope)
@@ -183,8 +189,9 @@ class _Reading:
             line = text.count("\n", 0, error.position) + 1
             raise _fatal(self._lines.file, "holds a character that YAML does not allow", line) from None
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            raise _fatal(self._lines.file, _syntax(error.problem or ""), mark.line + 1 if mark else 0) from None
+            message = _syntax(error.problem or "")
+            mark = (error.context_mark if "not closed" in message else None) or error.problem_mark
+            raise _fatal(self._lines.file, message, mark.line + 1 if mark else 0) from None
         except (RecursionError, ValueError):  # ValueError: \U escapes beyond Unicode
             raise _fatal(
                 self._lines.file, "is not YAML that can be read: nested too deeply, or a wrong escape"
@@ -207,7 +214,8 @@ class _Reading:
             raise _fatal(self._lines.file, "holds too much: too many values, or aliases inside aliases", _line(node))
 
     def _no(self, path: KeyPath, message: str) -> object:
-        self.unreadable.append(Fault(places.shown(path), message))
+        shown = places.shown(path)
+        self.unreadable.append(Fault(shown, message if shown == path else "must be a secret: {file: …} or {env: …}"))
         return None
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> object:
@@ -216,7 +224,7 @@ class _Reading:
             return self._no(path, "holds a control character")
         if node.style is not None:
             return text
-        return _plain(text) if text else self._no(path, "is empty; give it a value or remove the key")
+        return _plain(text) if text else self._no(path, "is empty; give it a value or remove it")
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from authproxy.model import Kind
+from authproxy.settings.values import STRICT
 from authproxy.settings.values import Cidr as Cidr
 from authproxy.settings.values import Duration as Duration
 from authproxy.settings.values import FilePath as FilePath
 from authproxy.settings.values import SecretRef as SecretRef
-from authproxy.settings.values import Shape as Shape
 
 Secret = SecretRef
+
+
+class Shape(BaseModel):
+    """What all sections share."""
+
+    model_config = STRICT
 
 
 class ListenTls(Shape):

@@ -21,6 +21,7 @@ class Scope:
     def __init__(self, settings: Settings, shaped: Shaped, data: Mapping[str, Any]) -> None:
         self.settings: Final = settings
         self.faults: Final[list[Fault]] = []
+        self.dangling = False  # whether some name leads nowhere, so that what it meant may look unused
         self._shaped: Final = shaped
         self._data: Final = data
 
@@ -61,6 +62,7 @@ class Scope:
         """Report ``name`` at ``path`` unless ``section`` has it."""
         known = self.names(*section)
         if name not in known:
+            self.dangling = True
             where = ".".join(section)
             hint = places.near(name, known) or f"; add it to {where}, or name one of: {', '.join(known)}"
             self.error(path, f"names {name}, which is not in {where}{hint if known else f'; add it to {where}'}")

@@ -7,7 +7,7 @@ everything that can be understood.  Follow-on complaints of a cut are not report
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,29 @@ from authproxy.settings.lines import Fault, KeyPath, related
 from authproxy.settings.schema import Settings
 
 _ROUNDS: Final = 100
-PUBLIC_URL_STAND_IN: Final = "https://stand-in.invalid"
-_UPSTREAM_STAND_IN: Final = {"url": "http://stand-in.invalid"}
+STAND_INS: Final[Mapping[str, Any]] = {
+    "audience": "stand-in",
+    "audiences": ["stand-in"],
+    "bearer": {"file": "stand-in"},
+    "burst": 1,
+    "cert": "stand-in",
+    "client_id": "stand-in",
+    "every": "1s",
+    "issuer": "https://stand-in.invalid",
+    "key": "stand-in",
+    "nodes": ["stand-in:6379"],
+    "path": "/stand-in",
+    "policy": "",
+    "provider": "",
+    "public_url": "https://stand-in.invalid",
+    "routes": [{"path": "/", "policy": ""}],
+    "secrets": [{"file": "stand-in"}],
+    "server": "https://stand-in.invalid",
+    "service": "stand-in",
+    "upstream": {"url": "http://stand-in.invalid"},
+    "users": {"file": "stand-in"},
+}
+"""What takes the place of a required key that is missing or wrong, so that its section can be looked at."""
 
 
 class Shaped:
@@ -79,20 +100,16 @@ class Shaped:
         told = [fault._replace(path=self.original(fault.path)) for fault in found]
         self.faults.extend(fault for fault in told if not self.broken(fault.path))
         absent = {wording.locate(item, self._data) for item in errors if item["type"] == "missing"}
-        stood_in = [self._stand_in(path) for path in absent]
-        wrong = {fault.path for fault in found} - absent
-        return self._prune([*wrong, *(path for path in stood_in if path)]) or None in stood_in
+        for path in absent:
+            self._stand_in(path)
+        return self._prune({fault.path for fault in found} - absent) or bool(absent)
 
-    def _stand_in(self, path: KeyPath) -> KeyPath | None:
-        """Put something harmless where a required key is missing, or say what must go: its section."""
+    def _stand_in(self, path: KeyPath) -> None:
         self._cut.add(self.original(path))
-        if path == ("public_url",):
-            self._data["public_url"] = PUBLIC_URL_STAND_IN
-            return None
-        if len(path) == 3 and path[0] == "apps" and path[2] == "upstream":
-            self._data["apps"][path[1]]["upstream"] = dict(_UPSTREAM_STAND_IN)
-            return None
-        return path[:-1]
+        section: Any = self._data
+        for step in path[:-1]:
+            section = section[step]
+        section[path[-1]] = copy.deepcopy(STAND_INS[str(path[-1])])
 
     def _prune(self, paths: Iterable[KeyPath]) -> bool:
         """Cut ``paths`` out, the last first, so that positions stay what they were."""

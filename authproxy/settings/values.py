@@ -80,14 +80,14 @@ FilePath = Annotated[Path, BeforeValidator(_existing_path), WithJsonSchema({"typ
 """A path, made absolute against the folder of the settings file."""
 
 
-class Shape(BaseModel):
-    """What all sections share: frozen, nothing unknown, no coercion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+STRICT: Final = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+"""What all sections share: frozen, nothing unknown, no coercion."""
 
 
-class SecretRef(Shape):
+class SecretRef(BaseModel):
     """A secret: ``{file: …}``, ``{env: …}`` (the first variable that is set) or ``{value: …}``."""
+
+    model_config = STRICT
 
     file: FilePath | None = None
     env: str | list[str] | None = None

@@ -146,7 +146,7 @@ def _neither(finding: Finding) -> Fault:
 
 def _words(finding: Finding) -> str:
     if finding.value is None and finding.kind.endswith(("_type", "_error")) and finding.kind != "value_error":
-        return "is empty; give it a value or remove the key"
+        return "is empty; give it a value or remove it"
     word = _WORDS.get(finding.kind)
     return word(finding) if word else "has a value that is not understood"
 

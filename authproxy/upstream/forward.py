@@ -8,6 +8,7 @@ room knows nothing of callers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Final, cast
@@ -76,10 +77,8 @@ class _Patience:
         self._set(asyncio.get_running_loop().time() + self._seconds)
 
     def _set(self, when: float | None) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the head came, or the wait is over: nothing is left to be bounded
             self.clock.reschedule(when)
-        except RuntimeError:
-            pass  # the head came, or the wait is over: nothing is left to be bounded here
 
 
 class _Delivery:

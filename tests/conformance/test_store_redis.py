@@ -7,12 +7,20 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from authproxy.errors import StoreUnavailable
 from authproxy.store.redis import RedisStore
+from tests.peers.program import free_port
 from tests.peers.redis_server import RedisServer
 
 PATIENT = 10.0  # seconds of budget where no test looks at the budget
@@ -401,3 +409,38 @@ async def test_nothing_stays_for_ever(redis_server: RedisServer) -> None:
             ttl = redis_server.command("PTTL", name)
             assert isinstance(ttl, int)
             assert 0 < ttl <= 120_000 + 60_000
+
+
+async def test_tls_is_verified(tmp_path: Path) -> None:
+    """rediss speaks to a server whose certificate the given authority signed for this name, and to no other."""
+    ca, other = _certificate(tmp_path / "ca", "127.0.0.1"), _certificate(tmp_path / "other", "127.0.0.1")
+    misnamed = _certificate(tmp_path / "misnamed", "192.0.2.1")
+    for own, trusted, trust in ((ca, ca, True), (ca, other, False), (ca, None, False), (misnamed, misnamed, False)):
+        port = free_port()
+        files = ["--tls-cert-file", own, "--tls-key-file", f"{own}.key", "--tls-ca-cert-file", own]
+        with RedisServer("--tls-port", str(port), "--tls-auth-clients", "no", *files):
+            store = RedisStore.standalone(f"rediss://127.0.0.1:{port}", ca=trusted, budget=PATIENT)
+            if trust:
+                await store.ping()
+            else:
+                with pytest.raises(StoreUnavailable, match="redis: no connection"):
+                    await store.ping()
+            await store.close()
+
+
+def _certificate(path: Path, address: str) -> str:
+    """A certificate for ``address`` that signs itself, at ``path``, with its key beside it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, path.name)])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(built.public_bytes(Encoding.PEM))
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.with_name(f"{path.name}.key").write_bytes(secret)
+    return str(path)

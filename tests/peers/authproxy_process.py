@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import yaml
 from tests.peers.program import PATIENCE, Program, as_json, free_port
 
 COMMAND: Final = (sys.executable, "-m", "authproxy.cli")
-SESSION_KEY: Final = "test-session-key-0123456789abcdefghijklmnopqrstuvwxyz"
+SESSION_KEY: Final = base64.urlsafe_b64encode(b"k" * 32).rstrip(b"=").decode()
 
 
 class Run(NamedTuple):

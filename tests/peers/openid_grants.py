@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class Person(NamedTuple):
@@ -16,6 +16,34 @@ class Person(NamedTuple):
     username: str
     password: str
     claims: dict[str, Any]
+
+
+PEOPLE: Final = {
+    "alice": Person(
+        "alice",
+        "alice-password",
+        {
+            "sub": "sub-alice",
+            "email": "alice@example.com",
+            "email_verified": True,
+            "name": "Alice",
+            "preferred_username": "alice",
+            "groups": ["staff", "admins"],
+        },
+    ),
+    "bob": Person(
+        "bob",
+        "bob-password",
+        {
+            "sub": "sub-bob",
+            "email": "bob@example.com",
+            "email_verified": True,
+            "name": "Bob",
+            "preferred_username": "bob",
+            "groups": ["guests"],
+        },
+    ),
+}
 
 
 @dataclass

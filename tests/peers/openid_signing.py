@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
 ALGORITHMS: Final = get_default_algorithms()
-_CURVES: Final = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
+_CURVES: Final[dict[str, Any]] = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
 
 
 class SigningKey(NamedTuple):
@@ -64,7 +64,7 @@ def as_json(value: Any) -> bytes:
 
 
 def sign(claims: Mapping[str, Any] | bytes, key: SigningKey, header: Mapping[str, Any] | bytes | None = None) -> str:
-    """A compact token; ``header`` is added to alg and kid (None leaves a member out), or is the whole of it as bytes."""
+    """A compact token; ``header`` is added to alg and kid (None leaves a member out), or is the whole in bytes."""
     if not isinstance(header, bytes):
         whole = {"alg": key.alg, "kid": key.kid, "typ": "JWT"} | dict(header or {})
         header = as_json({name: value for name, value in whole.items() if value is not None})
