@@ -161,6 +161,7 @@ class FrontDoor:
         try:
             _check_wire(raw)
             info = exchange.info = self._describe(raw)
+            exchange.suspect = False
             if self._is_ours(info):
                 return await self._page(request, info)
             return await self._handed_on(exchange)

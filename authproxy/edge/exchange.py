@@ -72,6 +72,7 @@ class Reply:
     def __init__(self, request: web.BaseRequest, *, closing: Callable[[], bool]) -> None:
         self.status = 0
         self.sent = 0
+        self.suspect = True  # until the request made sense: what follows on the connection is not believed either
         self._request: Final = request
         self._line: Final = cast("ClientConnection", request.protocol)
         self._closing: Final = closing  # the server is draining
@@ -147,6 +148,7 @@ class Reply:
         # Unread octets of a request body, and whatever follows a declined Upgrade, must never become a request.
         self._keep_alive = (
             self._keep_alive
+            and not self.suspect
             and not self._closing()
             and self._request.keep_alive
             and self._request.content.is_eof()

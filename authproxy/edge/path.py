@@ -26,6 +26,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SLASHES: Final = re.compile(r"/{2,}")
 _PARAMETERS: Final = re.compile(r";[^/]*")
 _QUERY: Final = re.compile(r"[?#].*", re.DOTALL)
+_NAME_END: Final = re.compile(r"[;?#]")
 _CAPTURE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LAYERS: Final = 4
 
@@ -78,7 +79,7 @@ def _refuse_disguises(decoded: str) -> None:
     text = decoded
     for _ in range(_LAYERS):
         folded = normalize("NFKC", text)
-        if "\\" in folded or _CONTROL.search(folded) or any(map(_is_dots, folded.split("/"))):
+        if "\\" in folded or _CONTROL.search(folded) or ("." in folded and any(map(_is_dots, folded.split("/")))):
             _ambiguous()
         try:
             text = unquote_to_bytes(folded).decode("utf-8")
@@ -90,8 +91,9 @@ def _refuse_disguises(decoded: str) -> None:
 
 
 def _is_dots(segment: str) -> bool:
-    # ``..;x`` is ``..`` to servers that know path parameters, and some file systems drop blanks at the end.
-    return segment.partition(";")[0].strip() in (".", "..")
+    # ``..;x`` is ``..`` to servers that know path parameters, ``..%3f`` to those that cut after decoding, and some file
+    # systems drop blanks at the end.
+    return _NAME_END.split(segment, maxsplit=1)[0].strip() in (".", "..")
 
 
 def _ambiguous() -> NoReturn:

@@ -130,9 +130,21 @@ class ClientConnection(RequestHandler):
             self.tap.feed(data)
             return
         super().data_received(data)
-        if self._messages and getattr(self._messages[-1][0], "upgrade", False):
-            self._hold(self._recent + data)
+        if self._messages:
+            self._look_at(self._messages[-1][0], self._recent + data)
         self._recent = data[-3:]
+
+    def _look_at(self, last: Any, segment: bytes) -> None:
+        if getattr(last, "upgrade", False):
+            self._hold(segment)
+        elif hasattr(last, "exc"):
+            self._spoil_body()
+
+    def _spoil_body(self) -> None:
+        # The parser fails inside a body without telling whoever reads that body.
+        current = self._current_request
+        if current is not None and not current.content.is_eof():
+            current.content.set_exception(web.RequestPayloadError("malformed"))
 
     def _hold(self, segment: bytes) -> None:
         # Whatever follows an Upgrade request is never parsed as HTTP.  Two heads in one segment, or anything behind
@@ -163,9 +175,9 @@ class ClientConnection(RequestHandler):
             self.transport.abort()
 
     def close_idle(self) -> None:
-        """Close when nothing is being served.  ``close`` would also stop reading the body of a running request."""
+        """Close when nothing is being served.  Otherwise the body of a running request would not be read on."""
         if self.idle:
-            self.close()
+            self.force_close()
 
     def handle_error(self, *args: Any, **kw: Any) -> web.StreamResponse:
         """End the connection: the door answers for everything, so that only a broken connection comes here."""

@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
+from itertools import islice
 from typing import Final, NamedTuple
 
 from authproxy.model import Identity
@@ -17,6 +18,7 @@ from authproxy.sessions.marks import Mark, sid_name
 from authproxy.sessions.vault import Record
 
 _COOKIES_PER_SESSION: Final = 8
+_EVICTION_TRIES: Final = 32
 _ENDED_LIMIT: Final = 10_000
 _ENDED_FOR: Final = 60.0
 
@@ -53,6 +55,11 @@ class LiveSession:
         """Call back when the session ends (model.Lifetime)."""
         self._callbacks.add(callback)
         return lambda: self._callbacks.discard(callback)
+
+    @property
+    def held(self) -> bool:
+        """Whether something lives as long as this session."""
+        return bool(self._callbacks)
 
     def end(self) -> None:
         """The session is over: cut what hangs on it."""
@@ -126,8 +133,16 @@ class LiveView:
         self._sessions[session.id] = session
         self._sessions.move_to_end(session.id)
         while len(self._sessions) > self._capacity:
-            _, oldest = self._sessions.popitem(last=False)
-            self._forget_cookies(oldest)
+            self._evict()
+
+    def _evict(self) -> None:
+        """Make room.  A session with an open tunnel stays where that can be: evicted, its tunnel could not be cut."""
+        oldest = list(islice(self._sessions.values(), min(_EVICTION_TRIES, len(self._sessions) - 1)))
+        victim = next((session for session in oldest if not session.held), oldest[0])
+        del self._sessions[victim.id]
+        self._forget_cookies(victim)
+        if victim.held:
+            victim.end()
 
     def drop(self, session_id: str) -> None:
         """End a session here: its cookies open nothing, its tunnels are cut."""

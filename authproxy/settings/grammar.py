@@ -40,7 +40,7 @@ class Url(NamedTuple):
 def split(text: str) -> Url | None:
     """The pieces of ``text``, or None when it is no absolute URL."""
     found = _URL.fullmatch(text)
-    if found is None or not text.isascii() or not text.isprintable() or " " in text:
+    if found is None or found["port"] == "" or not text.isascii() or not text.isprintable() or " " in text:
         return None
     pieces = {name: piece or "" for name, piece in found.groupdict().items()}
     return Url(**{**pieces, "host": pieces["host"].strip("[]")})
@@ -173,7 +173,7 @@ def url(text: str, *, schemes: tuple[str, ...] = ("http", "https")) -> str:
         return "must not hold a user or password"
     if not _is_port(pieces.port or "443"):
         return "must have a port from 1 to 65535"
-    if ":" in pieces.host and not is_address(pieces.host):
+    if "://[" in text and not (":" in pieces.host and is_address(pieces.host)):
         return "must have a valid IPv6 address between [ and ]"
     return (
         "" if is_address(pieces.host) else _name(pieces.host).replace("a DNS name, an IP address or *", "a valid URL")

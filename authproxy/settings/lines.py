@@ -5,7 +5,6 @@ This module knows paths and line numbers.  It knows neither YAML nor what any ke
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -13,8 +12,6 @@ from authproxy.errors import Problem
 
 KeyPath = tuple[str | int, ...]
 """``("apps", "dashboard", "routes", 1)``: names and list positions from the root."""
-
-_LAST_STEP: Final = re.compile(r"(\.|^)[^.\[]*$|\[[^\[]*$")
 
 
 class Fault(NamedTuple):
@@ -66,7 +63,7 @@ class Lines:
     def place(self, path: str) -> tuple[str, int]:
         """File name and line of ``path``, or the variable that replaced it and 0."""
         while path and path not in self._sources and path not in self._lines:
-            path = _LAST_STEP.sub("", path, count=1)
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
         if path in self._sources:
             return self._sources[path], 0
         return self.file, self._lines.get(path, 0)

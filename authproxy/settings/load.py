@@ -92,7 +92,7 @@ def from_mapping(
 def _served(settings: Settings | None, problems: list[Problem]) -> Settings:
     errors = [problem for problem in problems if not problem.warning]
     if errors or settings is None:
-        raise SettingsError(errors)
+        raise SettingsError(errors or [Problem("settings", 0, "", "cannot be understood")])
     return settings
 
 
@@ -120,7 +120,7 @@ def _check(
         crosscheck.check(scope)
         secret_sources.check(scope, environ)
         faults += scope.faults
-    return shaped.settings, faults
+    return shaped.settings if shaped.whole else None, faults
 
 
 def _fatal(file: str, message: str, line: int = 0) -> SettingsError:
@@ -149,7 +149,7 @@ def plain(text: str) -> object:
     if text[:1] in ("'", '"'):
         try:
             node = yaml.compose(text, Loader=yaml.BaseLoader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, OverflowError):
             return text
         return node.value if isinstance(node, yaml.ScalarNode) else text
     return _plain(text)
@@ -192,7 +192,7 @@ class _Reading:
             message = _syntax(error.problem or "")
             mark = (error.context_mark if "not closed" in message else None) or error.problem_mark
             raise _fatal(self._lines.file, message, mark.line + 1 if mark else 0) from None
-        except (RecursionError, ValueError):  # ValueError: \U escapes beyond Unicode
+        except (RecursionError, ValueError, OverflowError):  # the latter two: \U escapes beyond Unicode
             raise _fatal(
                 self._lines.file, "is not YAML that can be read: nested too deeply, or a wrong escape"
             ) from None

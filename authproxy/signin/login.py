@@ -97,7 +97,8 @@ class Login:
     async def start(self, info: RequestInfo, provider: Provider, *, target: str, redirect_uri: str) -> Started:
         """Send the browser to the provider; throttled per browser, or per address where there is no cookie yet."""
         browser = self._browsers.read(info.headers)
-        await self._throttle.charge(*self._start_buckets(info, browser))
+        buckets = self._start_buckets(info, browser)
+        await self._throttle.charge(*buckets)
         state, nonce, verifier = token(), token(), token(48)
         content = SignInState(self._clock(), provider.name, nonce, verifier, redirect_uri, target)
         challenge = urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=").decode()
@@ -106,6 +107,7 @@ class Login:
                 redirect_uri=redirect_uri, state=state, nonce=nonce, code_challenge=challenge
             )
         except ProviderError as error:
+            await self._throttle.give_back(*buckets)  # the person did nothing wrong
             raise _provider_away(provider, error) from None
         cookies = self._states.write(info.headers, state, content)
         return Started(url, (*cookies, self._browsers.write(browser)))
@@ -146,18 +148,20 @@ class Login:
 
     async def _spend(self, state: str, target: str) -> bool:
         """Use ``state`` up; False when it was used before, on any replica."""
+        key, value = keys.spent_state(digest("state", state)), self._states.seal_target(state, target)
         try:
-            return await self._store.swap(keys.spent_state(digest("state", state)), None, target.encode(), ttl=LIFETIME)
+            return await self._store.swap(key, None, value, ttl=LIFETIME)
         except StoreUnavailable:
             return True  # the provider's code is single-use as well, and bound to the verifier in this cookie
 
     async def _seen_before(self, info: RequestInfo, state: str) -> Finished:
         """A callback that was loaded twice: a browser that is signed in goes on to where it was going."""
-        target = None
+        sealed = None
         with suppress(StoreUnavailable):
-            target = await self._store.get(keys.spent_state(digest("state", state)))
+            sealed = await self._store.get(keys.spent_state(digest("state", state)))
+        target = self._states.open_target(state, sealed) if sealed else None
         if target is not None and any(self._live_ticket(sealed) for sealed in self._cookie.find(info.headers)):
-            return Finished(target.decode(), (), None)
+            return Finished(target, (), None)
         raise BadRequest(
             "state_unknown", "This sign-in was not begun in this browser, took too long, or was finished already."
         )

@@ -26,6 +26,7 @@ log = logging.getLogger("authproxy.signin")
 _LEASE: Final = 10.0  # seconds; renewed every third of it
 _PATIENCE: Final = 20.0  # seconds to wait for the replica that holds the lease
 _POLL: Final = 0.1
+_LATE_SHARES: Final = 20  # looks, a tenth of a second apart
 _FRESH: Final = 5.0  # seconds a record must still be good for, to be taken instead of refreshing
 
 
@@ -129,10 +130,38 @@ class Refresher:
             return stored.record
         previous = stored.record if stored else known
         newest = self._newest(ticket, known, stored, await self._shared(ticket))
-        tokens = await self._redeem(ticket, newest, previous)
+        try:
+            tokens = await self._redeem(ticket, newest, previous)
+        except GrantRefused as refused:
+            newer = await self._newer_than(newest, ticket)
+            if newer is None:
+                await self._bury(ticket, newest)
+                raise SessionEnded(f"the provider refused the refresh token ({refused.error})") from None
+            newest, tokens = newer, await self._redeem_last(ticket, newer, previous)
         record = self._next(newest, previous, tokens, last_used)
         await self._write(ticket, record, stored)
         return record
+
+    async def _newer_than(self, refused: Candidate, ticket: Ticket) -> Candidate | None:
+        """A token that replaced the refused one: another device's sign-in kills it before it shares its own."""
+        for _ in range(_LATE_SHARES if self.scope(ticket) is not None else 1):
+            stored = await self._stored(ticket)
+            newest = self._newest(ticket, None, stored, await self._shared(ticket))
+            if newest.generation > refused.generation:
+                return newest
+            await asyncio.sleep(_POLL)
+        return None
+
+    async def _redeem_last(self, ticket: Ticket, newest: Candidate, previous: Record | None) -> TokenSet:
+        try:
+            return await self._redeem(ticket, newest, previous)
+        except GrantRefused as refused:
+            await self._bury(ticket, newest)
+            raise SessionEnded(f"the provider refused the refresh token ({refused.error})") from None
+
+    async def _bury(self, ticket: Ticket, dead: Candidate) -> None:
+        with suppress(StoreUnavailable):
+            await self._vault.bury(dead.refresh_token, ttl=max(ticket.absolute_end - self._clock(), 1.0))
 
     @staticmethod
     def _newest(ticket: Ticket, known: Record | None, stored: Stored | None, shared: SharedToken | None) -> Candidate:
@@ -152,10 +181,6 @@ class Refresher:
         claims = previous.claims if previous else None
         try:
             return await provider.refresh(newest.refresh_token, subject=ticket.subject, previous=claims)
-        except GrantRefused as refused:
-            with suppress(StoreUnavailable):
-                await self._vault.bury(newest.refresh_token, ttl=max(ticket.absolute_end - self._clock(), 1.0))
-            raise SessionEnded(f"the provider refused the refresh token ({refused.error})") from None
         except InvalidToken as invalid:
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
 

@@ -185,17 +185,20 @@ class Resumption:
         return self._enter(ticket, session, record, session.last_used)
 
     async def write_back(self) -> None:
-        """Write the last use of the sessions that were used, so that idle time is a fact on every replica."""
+        """Write what only memory knows: newer tokens, and the last use, so that idle time is a fact everywhere."""
         for session in self._live.used():
             if self._marks.revokes(session.ticket):
                 continue
+            used_at = session.last_used
             stored = await self._vault.load(session.ticket)
-            if stored is None:
-                await self._vault.save(session.ticket, session.record, expected=None, now=self._clock())
-            elif stored.record.last_used < session.last_used:
-                used = stored.record._replace(last_used=session.last_used)
-                await self._vault.save(session.ticket, used, expected=stored.raw, now=self._clock())
-            session.used_written = session.last_used
+            newest = max(
+                (record for record in (session.record, stored and stored.record) if record), key=lambda r: r.generation
+            )
+            if stored is None or stored.record.last_used < used_at or newest is not stored.record:
+                record = newest._replace(last_used=max(used_at, newest.last_used))
+                expected = stored.raw if stored else None
+                await self._vault.save(session.ticket, record, expected=expected, now=self._clock())
+            session.used_written = used_at
 
     async def close(self) -> None:
         """Let renewals finish: a rotated token that nobody wrote down would be lost."""

@@ -17,6 +17,7 @@ LIFETIME: Final = 900  # seconds for a person to sign in at the provider
 _MAX_COUNT: Final = 16
 _MAX_BYTES: Final = 5000  # of all of them together: a request line and its cookies must fit common header limits
 _PURPOSE: Final = "sign-in-state"
+_SPENT: Final = "spent-state"
 _TAG: Final = 10
 
 
@@ -75,6 +76,15 @@ class StateCookies:
     def clear(self, suffix: str) -> str:
         """The Set-Cookie value that ends one."""
         return self._line(suffix, "", 0)
+
+    def seal_target(self, state: str, target: str) -> bytes:
+        """The target for the store, which marks ``state`` as spent: only who knows the state can read it."""
+        return self._ring.seal(_SPENT, target.encode(), state).encode("ascii")
+
+    def open_target(self, state: str, sealed: bytes) -> str | None:
+        """The inverse of ``seal_target``."""
+        plain = self._ring.open(_SPENT, sealed.decode("ascii", "replace"), state)
+        return plain.decode() if plain is not None else None
 
     def _line(self, suffix: str, value: str, max_age: int) -> str:
         return self._cookies.write(suffix, value, max_age=max_age, same_site=self._same_site)

@@ -182,9 +182,9 @@ class _Delivery:
 
     async def relayed(self, response: aiohttp.ClientResponse, response_headers: ResponseHeaders) -> Delivered:
         """Stream ``response`` to the client; the upstream's connection is kept only when everything went well."""
+        head = _judged(response)
         whole = False
         try:
-            head = _judged(response)
             headers = response_headers(head.status, head.headers)
             await self._exchange.start_response(head.status, headers, length=head.length)
             whole = await self._streamed(response)
@@ -207,7 +207,19 @@ class _Delivery:
 
 def _judged(response: aiohttp.ClientResponse) -> Head:
     version = cast("aiohttp.HttpVersion", response.version)
-    return judged(response.status, (version.major, version.minor), response.raw_headers)
+    try:
+        return judged(response.status, (version.major, version.minor), response.raw_headers)
+    except Refusal:
+        _discard(response)
+        raise
+
+
+def _discard(response: aiohttp.ClientResponse) -> None:
+    """Close the connection of a response that is nonsense, even when its end has given it back to the pool."""
+    protocol = response._protocol
+    response.close()
+    if protocol is not None and protocol.transport is not None:
+        protocol.transport.abort()
 
 
 def _headers(lines: HeaderList, length: int | None) -> CIMultiDict[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -135,20 +136,23 @@ class AuthproxyProcess:
         """SIGTERM; the exit code."""
         return await self.program.stop()
 
-    async def restart(self) -> None:
-        """Stop, and start again at the same place with nothing in memory."""
-        await self.stop()
-        self.program = self._program().start()
-        await self.ready()
+    async def kill(self) -> int:
+        """SIGKILL: whatever it held in memory is gone.  The exit code."""
+        self.program.send(signal.SIGKILL)
+        return await self.program.ended()
 
-    async def __aenter__(self) -> Self:
-        self.program.start()
+    async def start(self) -> Self:
+        """Start it, for the first time or again, at the same place; it is ready on return."""
+        self.program = self._program().start()
         try:
             await self.ready()
         except BaseException:
             await self.program.stop()
             raise
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

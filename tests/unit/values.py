@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
@@ -34,10 +34,10 @@ def app(name: str = "app", *paths: str, host: str | None = "app.example.com", pa
     return App(name=name, title=name, host=host, path=path, **given)
 
 
-def match(policy: Policy = STAFF, *, upstream: Upstream = UPSTREAM, **captures: str) -> Match:
+def match(policy: Policy = STAFF, captures: Mapping[str, str] | None = None, *, upstream: Upstream = UPSTREAM) -> Match:
     """A match on a route under ``policy``."""
     route = Route("apps.app.routes[0]", "/", policy)
-    return Match(app("app", upstream=upstream, routes=(route,)), route, tuple(captures.items()))
+    return Match(app("app", upstream=upstream, routes=(route,)), route, tuple((captures or {}).items()))
 
 
 def person(**changed: Any) -> Identity:

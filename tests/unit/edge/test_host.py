@@ -34,10 +34,35 @@ def test_a_host_has_one_spelling(written: bytes, host: str, text: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        *(b"", b".", b"..", b"a..b", b".a", b"a b", b"a/b", b"a@b", b"user:pw@a", b"a#b", b"a?b", b'a"b', b"a,b", b"a\\b"),
+        *(
+            b"",
+            b".",
+            b"..",
+            b"a..b",
+            b".a",
+            b"a b",
+            b"a/b",
+            b"a@b",
+            b"user:pw@a",
+            b"a#b",
+            b"a?b",
+            b'a"b',
+            b"a,b",
+            b"a\\b",
+        ),
         *(b"a:", b"a:0", b"a:65536", b"a:99x", b"a:+80", b"a: 80", b"a:123456", b":80", b"a:80:80", b"*", b"a%2eb"),
         *(b"[::1", b"::1", b"[::1]x", b"[::g]", b"[:::]", b"[fe80::1%25eth0]", b"[v1.a]", b"[]", b"[1.2.3.4]"),
-        *(b"a\x00", b"a\n", b"a\r\nb", b"a\t", b"\xc3\xa9.example", b"-a.example", b"a-.example", b"a" * 64, b"a." * 127 + b"ab"),
+        *(
+            b"a\x00",
+            b"a\n",
+            b"a\r\nb",
+            b"a\t",
+            b"\xc3\xa9.example",
+            b"-a.example",
+            b"a-.example",
+            b"a" * 64,
+            b"a." * 127 + b"ab",
+        ),
     ],
 )
 def test_what_is_no_host_is_refused(written: bytes) -> None:

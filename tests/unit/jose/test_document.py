@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -106,7 +107,7 @@ async def test_failures_are_retried_with_growing_pauses_up_to_the_cooldown() -> 
         if source.asked > before:
             moments.append(clock.elapsed)
         clock.forward(0.1)
-    assert [round(b - a) for a, b in zip(moments, moments[1:], strict=False)] == [1, 2, 4, 8, 10, 10]
+    assert [round(b - a) for a, b in pairwise(moments)] == [1, 2, 4, 8, 10, 10]
 
 
 async def test_a_failing_source_is_asked_in_the_background() -> None:

@@ -81,8 +81,6 @@ def test_the_depth_limit_counts_structure_and_not_text() -> None:
 def test_quotes_without_end_cost_linear_time(tail: bytes) -> None:
     """A text made to send a scanner back and forth is refused at once."""
     began = time.process_time()
-    with pytest.raises(ValueError, match="not"):
-        load_object(b"{" * 40 + tail)
-    with pytest.raises(ValueError, match="not"):
-        load_object(tail + b"{" * 40)
+    with pytest.raises(ValueError, match="not JSON"):
+        load_object(b"{" * 20 + tail + b"{" * 20)
     assert time.process_time() - began < 0.5

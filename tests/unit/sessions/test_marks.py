@@ -1,0 +1,120 @@
+"""Revocation marks: effective here at once, on other replicas when they read, and not lost with the store."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from authproxy.errors import StoreUnavailable
+from authproxy.sessions.marks import Mark, Marks, sid_name
+from authproxy.store.memory import MemoryStore
+from authproxy.store.redis import RedisStore
+from tests.peers.redis_server import RedisServer
+from tests.unit.sessions.test_cookie import a_ticket
+from tests.unit.sessions.test_live import Clock
+
+
+class Away(MemoryStore):
+    """The embedded store, which can be away."""
+
+    away = False
+
+    async def append(self, stream: str, value: bytes, *, ttl: float, limit: int = 100_000) -> str:
+        """Append, unless away."""
+        if self.away:
+            raise StoreUnavailable("away")
+        return await super().append(stream, value, ttl=ttl, limit=limit)
+
+
+def marks_on(store: MemoryStore, clock: Clock, seen: list[Mark] | None = None) -> Marks:
+    """One replica's marks."""
+    return Marks(store, clock=clock, on_mark=(seen if seen is not None else []).append)
+
+
+async def test_a_mark_reaches_the_other_replica_when_it_reads() -> None:
+    """What one replica adds, another knows after its next reading, and is told of once."""
+    clock, store = Clock(), MemoryStore()
+    seen: list[Mark] = []
+    one, two = marks_on(store, clock), marks_on(store, clock, seen)
+    ticket = a_ticket(absolute_end=9e9)
+    await one.add(Mark("session", ticket.id, ticket.absolute_end, ticket.absolute_end))
+    assert one.revokes(ticket)
+    assert not two.revokes(ticket)
+    await two.sync()
+    await two.sync()
+    assert two.revokes(ticket)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["subject", "sid"])
+async def test_marks_judge_by_the_time_of_sign_in(kind: str) -> None:
+    """A session that began before the mark is over; one that begins after it is not touched."""
+    clock, ticket = Clock(), a_ticket()
+    marks = marks_on(MemoryStore(), clock)
+    name = ticket.user if kind == "subject" else sid_name("dex", "ps")
+    await marks.add(Mark(kind, name, 1500.0, 9e9))  # type: ignore[arg-type]
+    assert marks.revokes(ticket)
+    assert not marks.revokes(ticket._replace(signed_in_at=1500.0))
+    assert not marks.revokes(ticket._replace(subject="somebody", provider_sid="else"))
+
+
+async def test_a_mark_made_while_the_store_is_away_is_sent_later() -> None:
+    """It holds here at once, and for the others once the store is back."""
+    clock, store = Clock(), Away()
+    one, two = marks_on(store, clock), marks_on(store, clock)
+    store.away = True
+    ticket = a_ticket()
+    await one.add(Mark("session", ticket.id, 9e9, 9e9))
+    assert one.revokes(ticket)
+    assert "1 to send" in repr(one)
+    with pytest.raises(StoreUnavailable):
+        await one.sync()
+    store.away = False
+    await one.sync()
+    await two.sync()
+    assert two.revokes(ticket)
+
+
+async def test_an_emptied_store_is_told_again() -> None:
+    """After the store lost everything, a replica that knows a mark appends it anew, for replicas that start later."""
+    clock = Clock()
+    one = marks_on(MemoryStore(), clock)
+    ticket = a_ticket()
+    await one.add(Mark("session", ticket.id, 9e9, 9e9))
+    one._store = emptied = MemoryStore()  # type: ignore[misc]
+    await one.sync()
+    late = marks_on(emptied, clock)
+    await late.sync()
+    assert late.revokes(ticket)
+
+
+async def test_marks_are_forgotten_when_nothing_they_revoke_can_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the bound, marks whose time is over make room."""
+    monkeypatch.setattr("authproxy.sessions.marks._LIMIT", 5)
+    clock = Clock()
+    marks = marks_on(MemoryStore(), clock)
+    for number in range(5):
+        await marks.add(Mark("session", f"old-{number}-0123456789", 2000.0, 2000.0))
+    clock.now = 3000.0
+    await marks.add(Mark("session", "new-0123456789abcdef", 9e9, 9e9))
+    assert repr(marks).startswith("<Marks 1 held")
+
+
+async def test_run_hears_of_a_mark_on_redis_without_waiting(redis_server: RedisServer) -> None:
+    """On a real Redis the published word wakes the other replica, which then reads the stream."""
+    clock = Clock()
+    heard = asyncio.Event()
+    first, second = RedisStore.standalone(redis_server.url), RedisStore.standalone(redis_server.url)
+    one = Marks(first, clock=clock, on_mark=lambda _: None)
+    two = Marks(second, clock=clock, on_mark=lambda _: heard.set())
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(two.run())
+        ticket = a_ticket()
+        await one.add(Mark("session", ticket.id, 9e9, 9e9))
+        async with asyncio.timeout(10):
+            await heard.wait()
+        running.cancel()
+    assert two.revokes(ticket)
+    await first.close()
+    await second.close()

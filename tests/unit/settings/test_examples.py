@@ -1,0 +1,72 @@
+"""The files of ``config/`` and the settings of the reference: what people copy must load."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from authproxy.settings import places
+from authproxy.settings.load import inspect, load
+from authproxy.settings.unserved import UNSERVED
+from tests.unit.settings.standins import ENVIRON, furnish
+
+CONFIG = Path(__file__).parents[3] / "config"
+COMPLETE = (CONFIG / "complete.yaml").read_text(encoding="utf-8")
+
+
+def problems_of(text: str, folder: Path) -> list[str]:
+    """What is said about ``text`` when all files and variables are there: key and message."""
+    file = furnish(folder) / "authproxy.yaml"
+    file.write_text(text, encoding="utf-8")
+    return [f"{problem.path}: {problem.message}" for problem in inspect(file, ENVIRON)]
+
+
+def unserved(*paths: str) -> list[str]:
+    """The refusals of ``paths``, in the order of the file."""
+    return [f"{path}: {UNSERVED[tuple(path.split('.'))]}" for path in paths]
+
+
+EXPECTED = (
+    "listen.tls.client_ca", "issuers", "tokens", "basic", "certificates", "enrollment", "kubernetes", "workspaces",
+    "reload",
+)  # fmt: skip
+
+
+def test_the_complete_example_has_only_what_is_not_served_yet(tmp_path: Path) -> None:
+    """The annotated example parses whole; nothing is wrong or doubtful in it but the unserved entries."""
+    assert problems_of(COMPLETE, tmp_path) == unserved(*EXPECTED)
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+def test_the_other_ways_to_redis_parse(kind: str, tmp_path: Path) -> None:
+    """The commented alternatives of ``store.redis`` hold: refused as unserved, and otherwise right."""
+    (tmp_path / "redis-secret").write_text("x")
+    active = re.sub(r"(?m)^  redis: .*$", "", COMPLETE)
+    text = active.replace(f"# redis: {{{kind}", f"redis: {{{kind}").replace("{file: …}", "{file: redis-secret}")
+    first, *rest = EXPECTED
+    assert problems_of(text, tmp_path) == unserved(first, f"store.redis.{kind}", *rest)
+
+
+def test_service_accounts_need_no_issuer(tmp_path: Path) -> None:
+    """The commented issuer of the cluster itself holds."""
+    text = COMPLETE.replace("  # kubernetes: {kub", "  kubernetes: {kub")
+    assert text != COMPLETE
+    assert problems_of(text, tmp_path) == unserved(*EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["minimal", "sidecar", "ingress"])
+def test_an_example_loads_without_a_word(name: str, tmp_path: Path) -> None:
+    """Every other example is served as it is."""
+    file = furnish(tmp_path) / f"{name}.yaml"
+    file.write_text((CONFIG / f"{name}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert inspect(file, ENVIRON) == []
+    assert load(file, ENVIRON).settings.apps
+
+
+def test_the_complete_example_names_every_key() -> None:
+    """A key of the schema stands in the example, if only in a comment."""
+    words = set(re.findall(r"[a-z_]+", COMPLETE))
+    keys = {re.split(r"[.\]]", path)[-1] for path in places.every()}
+    assert keys - words == set()

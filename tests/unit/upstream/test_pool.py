@@ -1,0 +1,122 @@
+"""Pools: turns, rest, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from authproxy.model import Upstream
+from authproxy.upstream.pool import REST_SECONDS, Pools
+from tests.peers.raw_wire import House, RawUpstream, answering
+
+GET = b"GET / HTTP/1.1\r\nHost: app.example.com\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+class Clock:
+    """A clock that tests move."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _ports(pools: Pools, upstream: Upstream) -> list[int | None]:
+    return [url.port for url in pools.of(upstream).candidates()]
+
+
+async def test_turns() -> None:
+    """Every request starts with the next URL."""
+    upstream = Upstream(urls=("http://a:1", "http://a:2", "http://a:3"))
+    async with Pools() as pools:
+        assert [_ports(pools, upstream) for _ in range(4)] == [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]
+
+
+async def test_rest() -> None:
+    """A URL that failed goes to the end for 5 s, and none is ever left out."""
+    clock = Clock()
+    upstream = Upstream(urls=("http://a:1", "http://a:2"))
+    async with Pools(clock) as pools:
+        pool = pools.of(upstream)
+        pool.rest(pool.candidates()[0])
+        assert [_ports(pools, upstream) for _ in range(2)] == [[2, 1], [2, 1]]
+        pool.rest(pool.candidates()[0])
+        assert sorted(port or 0 for port in _ports(pools, upstream)) == [1, 2]
+        clock.now += REST_SECONDS
+        assert _ports(pools, upstream) != _ports(pools, upstream)
+
+
+async def test_one_pool_for_each_upstream() -> None:
+    """Apps that name the same server share its connections; another TLS identity does not."""
+    async with Pools() as pools:
+        first = pools.of(Upstream(urls=("https://a:1",)))
+        assert pools.of(Upstream(urls=("https://a:1",), timeout=1)) is first
+        assert pools.of(Upstream(urls=("https://a:1",), server_name="b")) is not first
+
+
+async def test_dead_url_is_passed_over() -> None:
+    """A request whose first URL cannot be connected to goes to the next, body and all."""
+
+    async with (
+        RawUpstream(answering(OK)) as upstream,
+        House("http://127.0.0.1:9", upstream.url) as house,
+        house.client() as client,
+    ):
+        await client.send(b"POST / HTTP/1.1\r\nHost: app.example.com\r\nContent-Length: 2\r\n\r\nab")
+        assert (await client.reply()).status == 200
+    assert upstream.seen.endswith(b"\r\n\r\nab")
+
+
+def _certificate(tmp_path: Path, name: str) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate, private
+
+
+@pytest.mark.parametrize(("upgrade"), [False, True])
+@pytest.mark.parametrize(("trusted", "server_name"), [(True, "app.test"), (False, "app.test"), (True, "other.test")])
+async def test_upstream_tls(tmp_path: Path, trusted: bool, server_name: str, upgrade: bool) -> None:
+    """The upstream's certificate is checked against its own CA and name; no fallback, with or without Upgrade."""
+    certificate, key = _certificate(tmp_path, "app.test")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with RawUpstream(answering(OK), tls=context) as upstream, House() as house, house.client() as client:
+        house.upstream = Upstream(
+            urls=(upstream.url.replace("http:", "https:"),),
+            ca=str(certificate) if trusted else None,
+            server_name=server_name,
+            timeout=5,
+        )
+        await client.send(GET[:-2] + (b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" if upgrade else b"\r\n"))
+        reply = await client.reply()
+        await asyncio.sleep(0)
+    good = trusted and server_name == "app.test"
+    assert reply.status == (200 if good else 502)
+    assert house.refusals == ([] if good else ["upstream_tls"])
+    assert (b"GET" in upstream.seen) == good
