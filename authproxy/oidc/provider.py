@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 
@@ -71,7 +71,7 @@ class Provider:
         self._document: Final = Document(self._discover, clock=clock, max_age=_REMEMBERED)
         self.keys: Final = KeySet(self._fetch_keys, clock=clock)
 
-    async def __aenter__(self) -> Provider:
+    async def __aenter__(self) -> Self:
         if self._http is None:
             self._http = self._own = fetch.session(self.settings.ca)
         return self

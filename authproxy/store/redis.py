@@ -86,6 +86,12 @@ def _client(where: Address, budget: float, *, connections: int, health_check: fl
     return Redis.from_pool(pool)
 
 
+def _cancellations() -> int:
+    """How often the running task was asked to stop."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
 def _milliseconds(ttl: float) -> int:
     return max(1, math.ceil(ttl * 1000))
 
@@ -151,11 +157,16 @@ class RedisStore:
         if self._closed:
             raise StoreUnavailable("redis: closed")
         probe = self._breaker.admit()
+        before = _cancellations()
         try:
             async with asyncio.timeout(self._budget):
                 answer = await self._try(do, repeat)
+            if _cancellations() > before:
+                raise asyncio.CancelledError  # the client takes a cancellation for its own zero timeout and goes on
         except Exception as error:  # the wall: errors of the client, the socket and the event loop all end here
             self._judge(error, probe)
+            if _cancellations() > before:
+                raise asyncio.CancelledError from None
             raise StoreUnavailable(f"redis: {_words(error)}") from None
         except BaseException:
             self._breaker.abandoned(probe)

@@ -241,6 +241,7 @@ async def test_members_go_one_by_one(rig: Rig) -> None:
     await rig.store.add("s", "ä", ttl=60)
     await rig.store.add("s", "ä", ttl=60)
     await rig.store.add("s", "b", ttl=60)
+    assert await rig.replica.members("s") == {"ä", "b"}
     await rig.store.remove("s", "ä")
     await rig.store.remove("s", "never")
     await rig.store.remove("no such set", "a")

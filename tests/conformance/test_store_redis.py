@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,9 +18,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from authproxy.errors import StoreUnavailable
 from authproxy.store.redis import RedisStore
+from authproxy.store.subscriptions import Subscriptions
 from tests.peers.program import free_port
 from tests.peers.redis_server import RedisServer
 
@@ -61,6 +66,26 @@ async def store_at(
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def peer(answer: Callable[[bytes], Awaitable[bytes | None]]) -> AsyncIterator[str]:
+    """The URL of a server that answers what it receives with ``answer``; None: it closes the connection."""
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            while (data := await reader.read(4096)) and (reply := await answer(data)) is not None:
+                writer.write(reply)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    await asyncio.gather(*(task for task in serving if task is not None))
 
 
 async def eventually(check: Callable[[], Awaitable[object]]) -> None:
@@ -211,7 +236,7 @@ async def test_no_password_and_a_wrong_one_are_unavailable_and_not_repeated() ->
                 assert "open" not in repr(store)  # it answered: that is no reason to stop asking
 
 
-async def test_a_password_is_read_for_every_connection(redis_server: RedisServer) -> None:
+async def test_a_password_is_read_for_every_connection() -> None:
     """A rotated password is used without a restart; one that cannot be read is unavailable, and then works again."""
     password = "first"
 
@@ -220,18 +245,19 @@ async def test_a_password_is_read_for_every_connection(redis_server: RedisServer
             raise LookupError("cannot read redis-password: no such file")
         return password
 
-    redis_server.command("ACL", "SETUSER", "authproxy", "on", ">first", "~*", "&*", "+@all")
-    async with store_at(redis_server.url, username="authproxy", password=secret) as store:
-        await store.ping()
-        redis_server.command("ACL", "SETUSER", "authproxy", "resetpass", ">second")
-        redis_server.command("CLIENT", "KILL", "USER", "authproxy")
-        await asyncio.sleep(0.01)
-        password = ""
-        with pytest.raises(StoreUnavailable):
-            await store.get("k")
-        password = "second"
-        await store.put("k", b"v", ttl=60)
-        assert await store.get("k") == b"v"
+    with RedisServer(password="of the default user") as server:
+        server.command("ACL", "SETUSER", "authproxy", "on", ">first", "~*", "&*", "+@all")
+        async with store_at(server.url, username="authproxy", password=secret) as store:
+            await store.ping()
+            server.command("ACL", "SETUSER", "authproxy", "resetpass", ">second")
+            server.command("CLIENT", "KILL", "USER", "authproxy")
+            await asyncio.sleep(0.01)
+            password = ""
+            with pytest.raises(StoreUnavailable):
+                await store.get("k")
+            password = "second"
+            await store.put("k", b"v", ttl=60)
+            assert await store.get("k") == b"v"
 
 
 async def test_the_given_password_goes_before_the_one_in_the_url() -> None:
@@ -305,23 +331,18 @@ async def test_a_wrong_kind_of_key_is_unavailable_by_its_code(redis_server: Redi
         assert refused.value.__cause__ is None
 
 
+HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
+
+
 async def test_a_broken_connection_does_not_let_a_swap_lie() -> None:
     """When the answer is lost the verb says so, rather than asking again and reporting its own value as another's."""
     seen: list[bytes] = []
 
-    async def lose_the_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(4096):
-            seen.append(data)
-            if b"PING" in data:
-                writer.write(b"+PONG\r\n")
-            elif b"HELLO" in data:
-                writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
-            else:
-                break
-        writer.close()
+    async def lose_the_answer(data: bytes) -> bytes | None:
+        seen.append(data)
+        return HELLO if b"HELLO" in data else b"+PONG\r\n" if b"PING" in data else None
 
-    server = await asyncio.start_server(lose_the_answer, "127.0.0.1", 0)
-    async with server, store_at(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as store:
+    async with peer(lose_the_answer) as url, store_at(url) as store:
         with pytest.raises(StoreUnavailable, match="redis: no connection"):
             await store.swap("k", None, b"v", ttl=60)
         assert sum(b"EVALSHA" in data for data in seen) == 1
@@ -329,6 +350,21 @@ async def test_a_broken_connection_does_not_let_a_swap_lie() -> None:
         with pytest.raises(StoreUnavailable, match="redis: no connection"):
             await store.get("k")
         assert sum(b"GET" in data for data in seen) == 2  # a read may be asked twice
+
+
+async def test_a_slow_server_gets_one_budget_for_everything() -> None:
+    """The budget covers connecting, signing in and asking together: each of them is in time, all of them are not."""
+    answered: list[bytes] = []
+
+    async def answer_slowly(data: bytes) -> bytes:
+        await asyncio.sleep(BUDGET * 0.8)
+        answered.append(data)
+        return HELLO if b"HELLO" in data else b"+PONG\r\n"
+
+    async with peer(answer_slowly) as url, store_at(url, budget=BUDGET) as store:
+        with pytest.raises(StoreUnavailable, match="redis: no answer in time"):
+            await store.ping()
+    assert len(answered) < 3
 
 
 async def test_listening_survives_a_killed_connection_and_a_restart(redis_server: RedisServer) -> None:
@@ -384,6 +420,39 @@ async def test_closing_ends_the_listening_task_and_every_connection(redis_server
     clients = redis_server.command("CLIENT", "LIST")
     assert isinstance(clients, bytes)
     assert clients.count(b"\n") == 1  # the one that asks
+
+
+async def test_a_channel_that_nobody_listens_to_is_left(redis_server: RedisServer) -> None:
+    """The server stops sending what is no longer wanted, and goes on with the rest."""
+
+    async def left() -> bool:
+        return redis_server.command("PUBSUB", "CHANNELS") == [b"authproxy:second"]
+
+    async with store_at(redis_server.url) as store:
+        end = await store.subscribe("first", lambda message: None)
+        await store.subscribe("second", lambda message: None)
+        await end()
+        await eventually(left)
+
+
+async def test_a_silent_server_is_left_and_found_again(redis_server: RedisServer) -> None:
+    """A listening connection on which nothing answers is given up, and made anew."""
+    client = Redis(port=redis_server.port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0))
+    subscriptions = Subscriptions(client.pubsub, patience=PATIENT, idle=0.1)
+    try:
+        await subscriptions.add("c", lambda message: None)
+        assert repr(subscriptions) == "<Subscriptions: 1 of 1 channels heard>"
+        redis_server.pause()
+        await eventually(lambda: _says(subscriptions, "<Subscriptions: 0 of 1 channels heard>"))
+        redis_server.resume()
+        await eventually(lambda: _says(subscriptions, "<Subscriptions: 1 of 1 channels heard>"))
+    finally:
+        await subscriptions.close()
+        await client.aclose()
+
+
+async def _says(subscriptions: Subscriptions, words: str) -> bool:
+    return repr(subscriptions) == words
 
 
 async def test_keys_and_channels_carry_the_prefix(redis_server: RedisServer) -> None:

@@ -196,6 +196,13 @@ class Stage:
         head = f"GET {target} HTTP/1.1\r\nHost: {HOST}:{self.port(replica)}\r\nConnection: close\r\n{extra}"
         return await send(self.port(replica), head.encode() + b"Cookie: " + value + b"\r\n\r\n")
 
+    async def tell(
+        self, token: str | None = None, *, replica: int = 0, **claims: Any
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Let the provider deliver a logout token: status, headers and body of the answer."""
+        url = f"http://127.0.0.1:{self.port(replica)}{PREFIX}/backchannel_logout"
+        return await self.peer.send_logout(url, token, **claims)
+
     def session_cookie(self, browser: StrictBrowser | None = None) -> str:
         """The session cookies of a browser as a ``Cookie`` header."""
         found = (browser or self.browser).cookies(self.at()).items()

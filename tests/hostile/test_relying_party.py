@@ -24,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKe
 
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 FORM_POST = {"https": True, "provider": {"response_mode": "form_post"}}
-LOGOUT = f"{PREFIX}/backchannel_logout"
 UNSIGNED = b64(b'{"alg":"none"}')
 MINUTES = 11 * 60.0  # longer than an ID token of the stage's provider lives
 
@@ -316,7 +315,7 @@ async def test_a26_backchannel_logout(stages: Set, redis_server: RedisServer) ->
     stage = await stages(replicas=2, store={"redis": {"url": redis_server.url}})
     await stage.sign_in()
     assert await stage.is_in(replica=1)
-    status, headers, body = await stage.peer.send_logout(stage.at(LOGOUT), sid=stage.peer.active_sids[-1])
+    status, headers, body = await stage.tell(sid=stage.peer.active_sids[-1])
     assert (status, headers["Cache-Control"], body) == (200, "no-store", b"")
     await stage.proxies[1].marks.sync()
     assert not await stage.is_in()
@@ -352,7 +351,7 @@ async def test_a27_to_a33_wrong_logout_tokens(stage: Stage, name: str) -> None:
     """A logout token that is wrong in one place is answered with 400, uncached, and ends nothing."""
     await stage.sign_in()
     token = WRONG_LOGOUTS[name](stage.peer)
-    status, headers, _ = await stage.peer.send_logout(stage.at(LOGOUT), token)
+    status, headers, _ = await stage.tell(token)
     assert (status, headers["Cache-Control"]) == (400, "no-store")
     assert headers["Authproxy-Refusal"] == "invalid_logout_token"
     assert await stage.is_in()

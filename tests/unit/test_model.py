@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from authproxy.errors import GrantRefused, InvalidToken, MethodNotAllowed, Problem, ProviderError, SettingsError
+from authproxy.errors import (
+    GrantRefused,
+    InvalidToken,
+    MethodNotAllowed,
+    NotAuthenticated,
+    Problem,
+    ProviderError,
+    SettingsError,
+    TooManyAttempts,
+)
 from authproxy.model import ANONYMOUS, Headers, Upstream, UpstreamRequest
 from tests.unit.values import info, match, person
 
@@ -39,8 +48,8 @@ def test_the_target_is_what_was_received() -> None:
 
 def test_a_match_knows_the_cluster_of_its_path() -> None:
     """The capture named ``cluster``, or None."""
-    assert match(cluster="eu-1").cluster == "eu-1"
-    assert match(name="x").cluster is None
+    assert match()._replace(captures=(("name", "x"), ("cluster", "eu-1"))).cluster == "eu-1"
+    assert match()._replace(captures=(("name", "x"),)).cluster is None
 
 
 def test_no_repr_holds_a_secret() -> None:
@@ -76,3 +85,6 @@ def test_failures_carry_what_their_catcher_needs() -> None:
     assert ProviderError("down", retry_after=3.0).retry_after == 3.0
     refusal = MethodNotAllowed("method_not_allowed", "Not this way.", allow=("GET",))
     assert (refusal.status, refusal.allow, refusal.reason) == (405, ("GET",), "Not this way.")
+    assert (TooManyAttempts(7).status, TooManyAttempts(7).retry_after) == (429, 7)
+    wrong = NotAuthenticated("expired", "The token has expired.", reason="exp", token_error="invalid_token")
+    assert (wrong.status, wrong.token_error, str(wrong)) == (401, "invalid_token", "401 expired: exp")

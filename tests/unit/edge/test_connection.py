@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import stat
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from authproxy.edge import wire
 from authproxy.errors import NotAuthenticated
 from authproxy.model import Answer, Exchange
 from tests.peers.raw_wire import House, RawClient, RawUpstream, answering
+from tests.peers.self_signed import self_signed
 
 GET = b"GET / HTTP/1.1\r\nHost: app.example.com\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -93,7 +95,7 @@ async def test_canary_of_private_names() -> None:
 
 def test_without_the_c_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     """The door does not open when aiohttp's lenient parser in Python would be used."""
-    monkeypatch.setattr(wire.http_parser, "HttpRequestParser", http_parser.HttpRequestParserPy)
+    monkeypatch.setattr(http_parser, "HttpRequestParser", http_parser.HttpRequestParserPy)
     with pytest.raises(RuntimeError, match="strict HTTP parser"):
         House()
 
@@ -185,8 +187,9 @@ async def test_expect_and_allowed() -> None:
         assert (await client.reply()).body == b"hello"
 
 
-async def test_early_answer_closes() -> None:
+async def test_early_answer_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer before the body was read closes, so that the body is never parsed as a request."""
+    monkeypatch.setattr(wire, "LINGER_SECONDS", 0.05)
 
     async def early(exchange: Exchange) -> None:
         await exchange.answer(Answer(403, (), b"no"))
@@ -413,7 +416,7 @@ async def test_refusal_that_cannot_be_worded(caplog: pytest.LogCaptureFixture) -
         raise LookupError("no template")
 
     async with House() as house:
-        house.door._refused = broken  # type: ignore[misc,assignment]
+        house.door._refused = broken  # type: ignore[misc]
         async with house.client() as client:
             await client.send(b"GET /#f HTTP/1.1\r\n" + HOST + b"\r\n")
             assert (await client.reply()).status == 500
@@ -439,3 +442,27 @@ async def test_silent_connection_has_no_exchange() -> None:
     async with House() as house, house.client():
         assert "0 running" in repr(house.door)
     assert house.infos == []
+
+
+async def test_tls(tmp_path: Path) -> None:
+    """On a TLS listener the request is https, and a verified client certificate is seen; without one there is none."""
+    server, client_side = self_signed(tmp_path, "app.example.com"), self_signed(tmp_path, "robot.example.com")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_side[0])
+    context.load_cert_chain(*server)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    anonymous = ssl.create_default_context(cafile=server[0])
+    anonymous.check_hostname = False
+    known = ssl.create_default_context(cafile=server[0])
+    known.check_hostname = False
+    known.load_cert_chain(*client_side)
+    async with RawUpstream(answering(OK)) as upstream, House(upstream.url) as house:
+        address = await house.door.listen("127.0.0.1:0", context)
+        for tls in (anonymous, known):
+            async with RawClient(address, tls=tls) as client:
+                await client.send(GET)
+                assert (await client.reply()).body == b"hi"
+    assert [info.scheme for info in house.infos] == ["https", "https"]
+    assert house.infos[0].certificate is None
+    assert house.infos[1].certificate is not None
+    assert house.infos[1].certificate["subject"] == ((("commonName", "robot.example.com"),),)
+    assert house.infos[1].peer == "127.0.0.1"

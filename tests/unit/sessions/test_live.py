@@ -95,9 +95,9 @@ def test_marks_end_what_they_name() -> None:
     assert mine.ended
     assert not other.ended
     view.apply(Mark("subject", other.ticket.user, 999.0, 9e9))
-    assert not other.ended
+    assert view.by_id(other.id) is other
     view.apply(Mark("subject", other.ticket.user, 1001.0, 9e9))
-    assert other.ended
+    assert view.by_id(other.id) is None
     third = entered(view, "third")
     view.apply(Mark("session", third.id, 9e9, 9e9))
     assert third.ended

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ssl
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from authproxy.model import Upstream
 from authproxy.upstream.pool import REST_SECONDS, Pools
 from tests.peers.raw_wire import House, RawUpstream, answering
+from tests.peers.self_signed import self_signed
 
 GET = b"GET / HTTP/1.1\r\nHost: app.example.com\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -76,34 +72,11 @@ async def test_dead_url_is_passed_over() -> None:
     assert upstream.seen.endswith(b"\r\n\r\nab")
 
 
-def _certificate(tmp_path: Path, name: str) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate, private
-
-
 @pytest.mark.parametrize(("upgrade"), [False, True])
 @pytest.mark.parametrize(("trusted", "server_name"), [(True, "app.test"), (False, "app.test"), (True, "other.test")])
 async def test_upstream_tls(tmp_path: Path, trusted: bool, server_name: str, upgrade: bool) -> None:
     """The upstream's certificate is checked against its own CA and name; no fallback, with or without Upgrade."""
-    certificate, key = _certificate(tmp_path, "app.test")
+    certificate, key = self_signed(tmp_path, "app.test")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     async with RawUpstream(answering(OK), tls=context) as upstream, House() as house, house.client() as client:
