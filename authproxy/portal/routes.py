@@ -124,7 +124,8 @@ class Portal:
         return await self._start(info, _chosen(providers, query.get("provider", "")), target)
 
     async def _start(self, info: RequestInfo, provider: Provider, target: str) -> web.Response:
-        if "prefetch" in info.headers.text(b"sec-purpose"):  # a guess of the browser's is no sign-in
+        guesses = (info.headers.text(b"sec-purpose"), info.headers.text(b"purpose"))
+        if any("prefetch" in guess for guess in guesses):  # a guess of the browser's is no sign-in
             raise Unavailable("prefetch", "Sign-in is not begun ahead of time.")
         redirect_uri = self._parts.origins.callback(info, provider.name)
         started = await self._parts.login.start(info, provider, target=target, redirect_uri=redirect_uri)

@@ -160,7 +160,7 @@ class Resumption:
         newest = ticket._replace(generation=record.generation, refresh_token=record.refresh_token)
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)
-        elif record is not live.record:
+        elif record.generation > live.record.generation:
             live.renewed(newest, record, identity_of(newest, record, provider), refresh_at=refresh_due(record))
         self._live.enter(live)
         return live

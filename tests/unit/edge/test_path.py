@@ -59,6 +59,11 @@ def test_a_plain_path_has_one_reading(path: str) -> None:
         ("/a%23b", ("/a%23b", "/a#b", "/a")),
         ("/a;%2fb", ("/a;%2fb", "/a;/b", "/a", "/a/b")),
         ("/[x]|{y}", ("/[x]|{y}",)),
+        ("/a;x%3fy", ("/a;x%3fy", "/a;x?y", "/a", "/a;x")),
+        ("/a;x/%62", ("/a;x/%62", "/a;x/b", "/a/%62", "/a/b")),
+        ("/%61;%2fb", ("/%61;%2fb", "/a;/b", "/%61", "/a", "/a/b")),
+        ("/%2525", ("/%2525", "/%25")),
+        ("/%25252525", ("/%25252525", "/%252525")),
     ],
 )
 def test_the_readings_are_distinct_and_the_raw_one_comes_first(path: str, expected: tuple[str, ...]) -> None:
