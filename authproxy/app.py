@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
@@ -25,6 +24,7 @@ from authproxy.admin.routes import Admin
 from authproxy.authn.chain import Chain
 from authproxy.authn.session import SessionAuthenticator
 from authproxy.edge.answer import Answers
+from authproxy.edge.certificate import ServerCertificate
 from authproxy.edge.connection import FrontDoor, info_of
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
@@ -44,6 +44,7 @@ from authproxy.sessions.live import LiveView
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.sealing import KeyRing, decode, token
 from authproxy.sessions.vault import Vault
+from authproxy.settings.fresh import FreshSecret
 from authproxy.settings.schema import Audit as AuditShape
 from authproxy.settings.schema import Settings
 from authproxy.signin.browser import BrowserCookie
@@ -198,7 +199,7 @@ class Authproxy:
 
     async def _build_pipeline(self) -> None:
         policies = authz.compile_policies(self._settings)
-        self.routes = routing.RouteTable(routing.compile_apps(self._settings, policies))
+        self.routes = routing.RouteTable(routing.compile_apps(self._settings, policies, secrets=FreshSecret))
         pools = await self._stack.enter_async_context(Pools())
         self.pipeline = Pipeline(
             routes=self.routes, chain=Chain([self.session]), pools=pools, answers=self.answers,
@@ -224,7 +225,7 @@ class Authproxy:
         return Decisions(
             info_of=info_of, decide=self.pipeline.forward_auth, refuse=self.answers.bare, trusted=self.trusted,
             source=forward_auth.headers, success=forward_auth.success_status,
-            secret=forward_auth.secret.reveal if forward_auth.secret else None, public_scheme=self.origins.scheme,
+            secret=FreshSecret(forward_auth.secret) if forward_auth.secret else None, public_scheme=self.origins.scheme,
             private_listener=private_listener,
         )  # fmt: skip
 
@@ -238,8 +239,10 @@ class Authproxy:
         self.portal.attach(pages)
         self._decisions(private_listener=False).attach(pages, prefix)
         public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(prefix + "/"))
-        context = _tls(str(listen.tls.cert), str(listen.tls.key)) if listen.tls else None
-        self.addresses["public"] = await public.listen(listen.address, context)
+        certificate = ServerCertificate(listen.tls.cert, listen.tls.key) if listen.tls else None
+        if certificate:
+            self._begin(certificate.watch())
+        self.addresses["public"] = await public.listen(listen.address, certificate.context if certificate else None)
         if listen.decisions:
             application = web.Application()
             self._decisions(private_listener=True).attach(application, prefix)
@@ -312,11 +315,3 @@ class Authproxy:
 def _session_keys(settings: Settings) -> list[bytes]:
     keys = [decode(reference.reveal().strip().rstrip("=")) for reference in settings.session.keys]
     return [key for key in keys if key] or [os.urandom(32)]
-
-
-def _tls(cert: str, key: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(cert, key)
-    return context

@@ -379,7 +379,7 @@ async def test_b34_session_fixation(stage: Stage, somebody: Somebody) -> None:
     assert not await stage.is_in(browser=attacker)
 
 
-@pytest.mark.parametrize("value", ["chosen-by-the-attacker", "A" * 43, "AQ", "2~AAAA", "0"])
+@pytest.mark.parametrize("value", ["chosen-by-the-attacker", "A" * 43, "AQAQAQAQ", "2~AAAAAA", "000000000"])
 async def test_b34_made_up_session_ids(stage: Stage, value: str) -> None:
     """A session id that somebody else chose is never adopted."""
     stage.browser.put(stage.at(), f"authproxy={value}; Path=/")
@@ -480,9 +480,10 @@ async def test_b37_groups_of_any_shape(stage: Stage, name: str) -> None:
     assert stage.app.last.get("X-Forwarded-User") == "alice@example.com"
 
 
-async def test_b37_ten_thousand_groups(stage: Stage) -> None:
+async def test_b37_ten_thousand_groups(stages: Set) -> None:
     """A crowd of groups is cut at whole names, and the application is told."""
-    stage.peer.mangle_id_token = lambda claims, _: claims.update(groups=[f"group-{n}" for n in range(10_000)])
+    stage = await stages(provider={"userinfo": True})
+    stage.peer.userinfo_overrides["groups"] = [f"group-{number}" for number in range(10_000)]
     await stage.sign_in()
     line = stage.app.last.get("X-Forwarded-Groups") or ""
     assert 4000 < len(line) <= 8192
