@@ -108,9 +108,8 @@ class Throttle:
             return await self._alone.tally(name, burst=limit.burst, every=limit.every)
 
     def _refusal(self, bucket: Bucket, tally: Tally) -> TooManyAttempts:
-        longest = math.ceil(self._limit(bucket).every)
-        wait = max(1, min(math.ceil(tally.wait), longest))
-        return TooManyAttempts(wait, reason=f"throttle: the {bucket.kind} bucket is full")
+        # The store's wait is more than nothing and at most ``every``, so this is at least 1 and at most that, rounded up.
+        return TooManyAttempts(math.ceil(tally.wait), reason=f"throttle: the {bucket.kind} bucket is full")
 
     def _limit(self, bucket: Bucket) -> schema.Limit:
         return self._limits.login_per_client if bucket.kind == "client" else self._limits.login

@@ -96,7 +96,7 @@ def _upstream(scope: Scope, path: KeyPath, upstream: UpstreamShape) -> None:
 def _route(scope: Scope, path: KeyPath, app: AppShape, route: RouteShape) -> None:
     fault = grammar.path(route.path)
     scope.error((*path, "path"), fault or _reserved(scope, route.path))
-    if not fault and _outside(app.path, route.path):
+    if not fault and app.path.startswith("/") and _outside(app.path, route.path):
         scope.warn((*path, "path"), f"can never match: it lies outside {app.path}, the path of the app")
     scope.name((*path, "policy"), route.policy, "policies")
     if route.methods is not None:

@@ -27,8 +27,8 @@ from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.program import free_port
 from tests.peers.upstream_app import UpstreamApp
 
-HOST: Final = "app.test"
-PUBLIC: Final = "auth.test"
+HOST: Final = "app.corp.test"
+PUBLIC: Final = "auth.corp.test"
 PREFIX: Final = "/oauth2"
 SESSION: Final = "authproxy"
 MEANT: Final = frozenset({"provider_unreachable", "provider_busy", "session_not_restorable", "prefetch"})

@@ -99,17 +99,17 @@ async def test_d1_a_ticket_that_fits_no_cookie(stages: Set) -> None:
 
 async def test_d2_domain_cookies(stages: Set) -> None:
     """With a cookie domain the session is ``__Secure-`` with that domain; whatever else we set stays with its host."""
-    stage = await stages(https=True, session={"cookie": {"domain": "test"}})
+    stage = await stages(https=True, session={"cookie": {"domain": "corp.test"}})
     page = await stage.sign_in()
     assert page.url == stage.at("/")
     lines = [line for page in stage.browser.visited for line in page.headers.getall("Set-Cookie", [])]
     session = [line for line in lines if is_session(line.partition("=")[0])]
     assert session
     assert all(line.startswith("__Secure-authproxy=") for line in session)
-    assert all(attributes(line) == {"Path=/", "HttpOnly", "SameSite=Lax", "Secure", "Domain=test"} for line in session)
+    assert all(attributes(line) == {"Path=/", "HttpOnly", "SameSite=Lax", "Secure", "Domain=corp.test"} for line in session)
     assert all(line.startswith("__Host-") for line in lines if line not in session)
     callbacks = [page.url for page in stage.browser.visited if "/callback" in page.url]
-    assert all(url.startswith("https://auth.test") for url in callbacks)
+    assert all(url.startswith("https://auth.corp.test") for url in callbacks)
 
 
 # --- what is sent ---
@@ -206,7 +206,7 @@ async def test_d4_odd_cookies_beside_a_session(stage: Stage, name: str) -> None:
 @pytest.mark.parametrize("size", [9_000, 70_000, 1_000_000])
 async def test_d4_giant_cookies(stage: Stage, size: int) -> None:
     """A Cookie header beyond the limit is refused as a bad request, without being read to its end."""
-    head = f"GET / HTTP/1.1\r\nHost: app.test\r\nCookie: a={'x' * size}\r\n\r\n".encode()
+    head = f"GET / HTTP/1.1\r\nHost: app.corp.test\r\nCookie: a={'x' * size}\r\n\r\n".encode()
     try:
         answer = await send(stage.port(), head)
     except (ConnectionError, asyncio.IncompleteReadError):
@@ -418,7 +418,7 @@ async def test_d9_older_cookies_of_the_session_end_with_it(stage: Stage) -> None
         assert not await stage.in_with(cookie)
 
 
-@pytest.mark.parametrize("options", [{}, {"https": True}, {"https": True, "session": {"cookie": {"domain": "test"}}}])
+@pytest.mark.parametrize("options", [{}, {"https": True}, {"https": True, "session": {"cookie": {"domain": "corp.test"}}}])
 async def test_d10_sign_out_clears_with_the_same_attributes(stages: Set, options: dict[str, Any]) -> None:
     """The cookie is deleted under the very attributes that it was set with; otherwise browsers keep it."""
     stage = await stages(**options)

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.hostile.harness import PREFIX, Set, Stage, StrictBrowser, begins_session, moved, query, set_cookies, with_query
+from tests.hostile.harness import HOST, PREFIX, Set, Stage, StrictBrowser, begins_session, moved, query, set_cookies, with_query
 from tests.hostile.redirect_targets import origins, targets
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.openid_signing import b64, signing_key
@@ -311,7 +311,7 @@ def _led_home(stage: Stage, given: list[str], locations: list[str]) -> None:
 
 
 def _hostile(stage: Stage) -> list[str]:
-    found = targets(stage.scheme, f"app.test:{stage.port()}")
+    found = targets(stage.scheme, f"{HOST}:{stage.port()}")
     assert len(found) >= 120
     return found
 

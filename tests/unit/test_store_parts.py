@@ -127,6 +127,17 @@ def test_a_full_shelf_gives_up_what_ends_soonest() -> None:
     assert [shelf.get(f"k{n}") for n in range(900, 1000)] == list(range(900, 1000))
 
 
+def test_the_earlier_end_of_a_renewed_entry_does_nothing() -> None:
+    """Sweeping past the old end leaves the entry alone."""
+    clock = Clock()
+    shelf: Shelf[int] = Shelf(clock, 100)
+    shelf.set("k", 1, clock.now + 5)
+    shelf.set("k", 2, clock.now + 50)
+    clock.now += 10
+    shelf.set("another", 1, clock.now + 5)
+    assert shelf.get("k") == 2
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30), st.booleans()), max_size=200))
 def test_a_shelf_is_a_dict_whose_entries_end(steps: list[tuple[int, int, bool]]) -> None:
     """Against the plain model: any sequence of sets, pops and passing time."""

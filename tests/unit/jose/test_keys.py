@@ -185,7 +185,16 @@ async def test_a_flood_of_unknown_ids_asks_once_for_each_cooldown() -> None:
         assert kids(await key_set.candidates("rsa", "RS256")) == ["rsa"]
         clock.forward(0.06)
     assert issuer.asked - 1 == 6
-    assert len(key_set._missing) <= 1024
+
+
+async def test_what_is_remembered_of_unknown_ids_is_bounded() -> None:
+    """Years of made-up ids do not fill the memory."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set = KeySet(issuer.fetch, clock=clock, cooldown=0.5)
+    for number in range(1100):
+        await key_set.candidates(f"made-up-{number}", "RS256")
+        clock.forward(0.5)
+    assert len(key_set._missing) == 1024
 
 
 async def test_known_keys_do_not_wait_for_a_search() -> None:

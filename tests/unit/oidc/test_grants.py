@@ -148,9 +148,10 @@ def test_an_error_code_is_cleaned_and_nothing_else_is_repeated() -> None:
 )
 def test_retry_after_is_kept(headers: dict[str, str], seconds: float | None) -> None:
     """Dex's limiter says how long; a date counts on the provider's own clock; an hour at most."""
-    with pytest.raises(ProviderError) as caught:
-        classify(429, b"Too many requests", headers, grant="refresh_token")
-    assert caught.value.retry_after == seconds
+    for status in (429, 503):
+        with pytest.raises(ProviderError) as caught:
+            classify(status, b"Too many requests", headers, grant="refresh_token")
+        assert caught.value.retry_after == seconds
 
 
 def test_the_client_says_who_it_is_in_one_way() -> None:

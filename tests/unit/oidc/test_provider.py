@@ -15,8 +15,9 @@ from authproxy.oidc.grants import AnswerUnproved
 from authproxy.oidc.provider import Provider
 from authproxy.settings import schema
 from tests.peers.fake_clock import FakeClock
+from tests.peers.openid_endpoints import Call
 from tests.peers.openid_provider import CLIENT_SECRET, OpenIDPeer
-from tests.peers.openid_signing import signing_key
+from tests.peers.openid_signing import as_json, signing_key
 from tests.unit.oidc.conftest import CHALLENGE, REDIRECT, Client, client_of, query_of
 
 # --- signing in ---
@@ -558,6 +559,18 @@ async def test_a_strange_discovery_answer_is_the_providers_failure(peer: OpenIDP
     async with client_of(peer) as client:
         with pytest.raises(ProviderError):
             await client.metadata()
+
+
+async def test_a_document_is_read_up_to_the_cap(peer: OpenIDPeer) -> None:
+    """A good document with too much air in it is not read to its end; one that fits is."""
+    async with client_of(peer) as client:
+        raw = as_json(peer._discovery(Call("discovery", "GET", {}, {}, {}, ""))[1])  # type: ignore[index]
+        peer.discovery_answer = 200, raw + b" " * (fetch.BODY - len(raw) + 1)
+        with pytest.raises(ProviderError, match="more than"):
+            await client.metadata()
+    async with client_of(peer) as client:
+        peer.discovery_answer = 200, raw + b" " * (fetch.BODY - len(raw))
+        assert (await client.metadata()).issuer == peer.issuer
 
 
 async def test_a_provider_that_comes_up_late_is_served_without_a_restart(peer: OpenIDPeer, clock: FakeClock) -> None:

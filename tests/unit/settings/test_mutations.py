@@ -60,6 +60,8 @@ def mutate(data: Any, place: tuple[Any, ...], how: str, value: object) -> None:
         old = data[place[-1]]
     except (LookupError, TypeError):
         return
+    if isinstance(data, str):
+        return
     if how == "drop":
         del data[place[-1]]
     elif how == "rename" and isinstance(data, dict):
