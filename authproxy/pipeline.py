@@ -1,7 +1,7 @@
 """The life of one request, top to bottom.
 
 ``request -> RequestInfo -> Match -> Identity -> Decision -> UpstreamRequest -> response``.  There are two doors in:
-the proxy, which delivers what was decided, and forward-auth, which only says it.  Both ask ``decide``, nothing else does.
+the proxy, which delivers what was decided, and forward-auth, which only says it.  Both ask ``decide``.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Throttle:
             return await self._alone.tally(name, burst=limit.burst, every=limit.every)
 
     def _refusal(self, bucket: Bucket, tally: Tally) -> TooManyAttempts:
-        # The store's wait is more than nothing and at most ``every``, so this is at least 1 and at most that, rounded up.
+        # The store's wait is more than nothing and at most ``every``: at least 1, at most ``every`` rounded up.
         return TooManyAttempts(math.ceil(tally.wait), reason=f"throttle: the {bucket.kind} bucket is full")
 
     def _limit(self, bucket: Bucket) -> schema.Limit:

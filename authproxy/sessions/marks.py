@@ -47,6 +47,7 @@ class Marks:
         self._marks: Final[dict[tuple[str, str], Mark]] = {}
         self._unsent: Final[list[Mark]] = []
         self._after = ""
+        self._first: str | None = None  # id of the oldest entry at the last reading
         self._wake: Final = asyncio.Event()
         self.synced_at: float | None = None  # None: never read since start
 
@@ -91,15 +92,38 @@ class Marks:
     async def sync(self) -> None:
         """Send what waits and read what is new.  Raises ``StoreUnavailable``."""
         await self._send()
-        if self._marks and not await self._store.read(keys.marks(), count=1):
-            log.warning("the store was emptied; appending %d revocations again", len(self._marks))
-            self._unsent.extend(mark for mark in self._marks.values() if mark.until > self._clock())
-            await self._send()
+        oldest = await self._oldest()
+        if oldest != self._first:  # never read, trimmed, or emptied and begun anew, maybe by a clock that is behind
+            self._after = ""
+            await self._repair(await self._read())
+            self._first = await self._oldest()
+        else:
+            await self._read()
+        self.synced_at = self._clock()
+
+    async def _oldest(self) -> str:
+        entries = await self._store.read(keys.marks(), count=1)
+        return entries[0].id if entries else ""
+
+    async def _read(self) -> set[tuple[str, str]]:
+        """Learn the entries that were not read yet; the names that they hold."""
+        seen: set[tuple[str, str]] = set()
         while entries := await self._store.read(keys.marks(), self._after):
             for entry in entries:
                 self._after = entry.id
-                self._learn(Mark(*json.loads(entry.value)))
-        self.synced_at = self._clock()
+                mark = Mark(*json.loads(entry.value))
+                seen.add((mark.kind, mark.name))
+                self._learn(mark)
+        return seen
+
+    async def _repair(self, seen: set[tuple[str, str]]) -> None:
+        """Append again what the stream does not hold any more."""
+        now = self._clock()
+        lost = [mark for name, mark in self._marks.items() if name not in seen and mark.until > now]
+        if lost:
+            log.warning("the store was emptied; appending %d revocations again", len(lost))
+            self._unsent.extend(lost)
+            await self._send()
 
     async def run(self) -> None:
         """Keep in step with the other replicas, until cancelled."""

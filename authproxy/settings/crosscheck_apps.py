@@ -60,8 +60,7 @@ def _references(scope: Scope, path: KeyPath, app: AppShape) -> None:
             scope.error((*path, "provider"), "must not be empty; leave it out when nobody signs in")
     elif len(scope.names("providers")) > 1 and scope.takes_sessions(app):
         known = ", ".join(scope.names("providers"))
-        scope.dangling = True  # nobody can tell which of them is used
-        scope.error((*path, "provider"), f"is missing; name those whose sessions open the app, of: {known}")
+        scope.warn((*path, "provider"), f"is left out, so that sessions of every provider open the app: {known}")
     for index, name in enumerate(app.bearer.issuers or []):
         scope.name((*path, "bearer", "issuers", index), name, "issuers")
     _audiences(scope, (*path, "bearer"), app)

@@ -77,10 +77,9 @@ class Scope:
         return any(not self.is_public(route) and "session" in accepted(route) for route in app.routes)
 
     def providers_of(self, app: AppShape) -> list[str]:
-        """The providers that the app names, or the only one that there is."""
+        """The providers that the app names; left out, every provider's sessions open it."""
         if app.provider is None:
-            every = self.names("providers")
-            return every if len(every) == 1 else []
+            return self.names("providers")
         return [app.provider] if isinstance(app.provider, str) else app.provider
 
 

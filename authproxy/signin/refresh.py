@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 from authproxy.errors import GrantRefused, InvalidToken, ProviderError, SessionEnded, StoreUnavailable
+from authproxy.oidc.grants import AnswerUnproved
 from authproxy.oidc.provider import Provider, TokenSet
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.sealing import token
@@ -28,6 +29,17 @@ _PATIENCE: Final = 20.0  # seconds to wait for the replica that holds the lease
 _POLL: Final = 0.1
 _LATE_SHARES: Final = 20  # looks, a tenth of a second apart
 _FRESH: Final = 5.0  # seconds a record must still be good for, to be taken instead of refreshing
+
+
+class Rotated(ProviderError):
+    """The provider rotated the refresh token, but what it sent beside it could not be proved for now.
+
+    ``record`` holds the new refresh token and the old proof.
+    """
+
+    def __init__(self, error: ProviderError, record: Record) -> None:
+        super().__init__(str(error), retry_after=error.retry_after)
+        self.record = record
 
 
 class Candidate(NamedTuple):
@@ -132,6 +144,10 @@ class Refresher:
         newest = self._newest(ticket, known, stored, await self._shared(ticket))
         try:
             tokens = await self._redeem(ticket, newest, previous)
+        except AnswerUnproved as unproved:
+            record = self._kept(newest, previous, unproved.refresh_token, last_used)
+            await self._write(ticket, record, stored)
+            raise Rotated(unproved, record) from None
         except GrantRefused as refused:
             newer = await self._newer_than(newest, ticket)
             if newer is None:
@@ -185,7 +201,7 @@ class Refresher:
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
 
     def _next(self, newest: Candidate, previous: Record | None, tokens: TokenSet, last_used: float) -> Record:
-        if not tokens.claims and previous is None:
+        if not tokens.claims and (previous is None or not previous.claims):
             raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
         keep = previous if not tokens.id_token else None  # OIDC Core section 12.2: a new ID token is optional
         return Record(
@@ -199,6 +215,12 @@ class Refresher:
             last_used=last_used,
             refreshed_at=self._clock(),
         )
+
+    @staticmethod
+    def _kept(newest: Candidate, previous: Record | None, refresh_token: str, last_used: float) -> Record:
+        """The old proof, if there was one, with the refresh token that replaced the spent one."""
+        nothing = Record(0, "", "", "", {}, expires_at=0.0, last_used=last_used, refreshed_at=0.0)
+        return (previous or nothing)._replace(generation=newest.generation + 1, refresh_token=refresh_token)
 
     async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
         """Write what the provider gave; where the store is away, the cookie and the live view hold it."""

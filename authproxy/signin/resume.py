@@ -20,7 +20,7 @@ from authproxy.sessions.live import Carried, LiveSession, LiveView
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.vault import Record, Stored, Vault
 from authproxy.signin.identity import identity_of, live_session, refresh_due
-from authproxy.signin.refresh import Refresher
+from authproxy.signin.refresh import Refresher, Rotated
 
 log = logging.getLogger("authproxy.signin")
 
@@ -142,11 +142,13 @@ class Resumption:
             return await self._refresh(ticket, known, last_used)
         except ProviderError as error:
             log.warning("session %s cannot be renewed now: %s", ticket.id[:8], error)
-            if known is None:
+            known = error.record if isinstance(error, Rotated) else known
+            if known is None or not known.claims:
                 raise Unavailable(
                     "session_not_restorable", "Your session cannot be restored right now. Please try again soon."
                 ) from None
             if live is not None:
+                self._enter(ticket, live, known, last_used)
                 self._back_off(live, error)
             return known
 
@@ -176,6 +178,8 @@ class Resumption:
             record = await self._refresh(ticket, session.record, session.last_used)
         except ProviderError as error:
             log.warning("session %s cannot be renewed ahead of expiry: %s", ticket.id[:8], error)
+            if isinstance(error, Rotated):
+                self._enter(ticket, session, error.record, session.last_used)
             self._back_off(session, error)
             return session
         except SessionEnded as ended:

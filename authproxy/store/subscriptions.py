@@ -99,7 +99,8 @@ class Subscriptions:
             try:
                 await self._follow()
             except Exception as error:
-                log.warning("redis: listening ended (%s), connecting again", type(error).__name__)
+                level = logging.DEBUG if self._attempt else logging.WARNING  # once per outage
+                log.log(level, "redis: listening ended (%s), connecting again", type(error).__name__)
             await asyncio.sleep(pause(self._attempt))
             self._attempt += 1
 

@@ -89,6 +89,24 @@ async def test_an_emptied_store_is_told_again() -> None:
     assert late.revokes(ticket)
 
 
+async def test_an_emptied_store_that_another_replica_began_anew() -> None:
+    """Both replicas append what they hold, also when the other was first and its ids are older than the ones read."""
+    clock, store = Clock(), MemoryStore()
+    one, two = marks_on(store, clock), marks_on(store, clock)
+    mine, other = a_ticket(), a_ticket()
+    await one.add(Mark("session", mine.id, 9e9, 9e9))
+    await one.sync()
+    emptied = MemoryStore(lambda: 5.0)
+    one._store = two._store = emptied  # type: ignore[misc]
+    await two.add(Mark("session", other.id, 9e9, 9e9))
+    await one.sync()
+    late = marks_on(emptied, clock)
+    await late.sync()
+    assert one.revokes(other)
+    assert late.revokes(mine)
+    assert late.revokes(other)
+
+
 async def test_marks_are_forgotten_when_nothing_they_revoke_can_live(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the bound, marks whose time is over make room."""
     monkeypatch.setattr("authproxy.sessions.marks._LIMIT", 5)

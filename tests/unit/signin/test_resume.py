@@ -269,6 +269,25 @@ async def test_a_failing_provider_is_not_hammered(stage: Stage) -> None:
     assert len(stage.peer.asked("token", grant_type="refresh_token")) == 2
 
 
+async def test_a_rotation_that_could_not_be_proved_is_not_lost(stage: Stage) -> None:
+    """The provider rotates, but its keys cannot be had: the new token is kept, and the session goes on with it."""
+    ticket = await stage.sign_in()
+    one, sealed = stage.replicas[0], stage.replicas[0].seal(ticket)
+    await one.click(sealed)
+    stage.clock.now += 700
+    stage.peer.rotate_keys(keep_old=False)
+    stage.peer.fail("jwks", 503, times=100)
+    carried = await one.click(sealed)
+    assert carried.session.record.generation == 2
+    assert carried.session.record.refresh_token != ticket.refresh_token
+    assert one.resumption.cookies(carried) != ()
+    stage.peer.jwks_answer = None
+    stage.clock.now += 60
+    again = await one.click(sealed)
+    assert again.session.record.expires_at > stage.clock.now
+    assert stage.refreshes == ["rotated", "rotated"]
+
+
 async def test_nothing_to_go_on_is_503_and_not_the_end(stage: Stage) -> None:
     """Store emptied, memory gone and the provider down: the answer is "try again", and the cookie stays good."""
     ticket = await stage.sign_in()

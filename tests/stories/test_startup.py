@@ -1,0 +1,155 @@
+"""A process that starts while others are down, and one that is told nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.hostile.harness import HOST, settings_for
+from tests.peers.authproxy_process import AuthproxyProcess, run
+from tests.peers.browser_client import Browser, Page
+from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import free_port
+from tests.peers.redis_server import RedisServer
+from tests.peers.upstream_app import UpstreamApp
+
+
+def settings(peer: OpenIDPeer, app: UpstreamApp, **sections: Any) -> dict[str, Any]:
+    """One application; what belongs to the process is left to it."""
+    whole = settings_for(peer, app, Path("unused"), **sections)
+    return {name: value for name, value in whole.items() if name not in ("listen", "session", "public_url", "audit")}
+
+
+@asynccontextmanager
+async def started(folder: Path, data: dict[str, Any]) -> AsyncIterator[AuthproxyProcess]:
+    """A process that listens, ready or not."""
+    proxy = AuthproxyProcess(folder, data)
+    proxy.program.start()
+    try:
+        await said(proxy, "admin listens on")
+        yield proxy
+    finally:
+        await proxy.stop()
+
+
+async def said(proxy: AuthproxyProcess, words: str, *, timeout: float = 20.0) -> str:
+    """Wait until standard error says it; the line."""
+    line = await asyncio.to_thread(proxy.program.stderr.wait, lambda text: text if words in text else None, timeout)
+    assert line is not None, proxy.program.transcript()
+    return line
+
+
+async def readiness(proxy: AuthproxyProcess, place: str = "readyz") -> tuple[int, dict[str, Any]]:
+    """What the admin listener says."""
+    async with aiohttp.ClientSession() as http, http.get(f"{proxy.admin_url}/{place}") as answer:
+        return answer.status, await answer.json()
+
+
+async def opened(proxy: AuthproxyProcess) -> Page:
+    """What a person gets who opens the application."""
+    async with Browser() as browser:
+        return await browser.open(proxy.at(HOST))
+
+
+async def test_the_provider_is_down(tmp_path: Path, upstream_app: UpstreamApp) -> None:
+    """Without its provider the process runs, says what it waits for, and is ready as soon as the provider comes."""
+    peer = OpenIDPeer(port=free_port())
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(started(tmp_path, settings(peer, upstream_app)))
+        assert "provider peer" in await said(proxy, "waiting for")
+        assert "connection refused" in await said(proxy, "WARNING: waiting for provider peer")
+        status, content = await readiness(proxy)
+        assert (status, content["ready"]) == (503, False)
+        assert "provider peer" in content["waiting_for"]
+        assert (await readiness(proxy, "healthz"))[0] == 200
+        assert (await opened(proxy)).status == 502
+        await stack.enter_async_context(peer)
+        await proxy.ready()
+        assert "ready" in await said(proxy, "authproxy: ready")
+        assert (await opened(proxy)).status == 200
+        assert proxy.program.exit_code is None
+
+
+async def test_redis_is_down(tmp_path: Path, upstream_app: UpstreamApp) -> None:
+    """The same without Redis: people sign in meanwhile, and readiness comes with Redis."""
+    redis = RedisServer()
+    async with AsyncExitStack() as stack:
+        peer = await stack.enter_async_context(OpenIDPeer())
+        data = settings(peer, upstream_app, store={"redis": {"url": redis.url}})
+        proxy = await stack.enter_async_context(started(tmp_path, data))
+        assert "store" in await said(proxy, "waiting for")
+        status, content = await readiness(proxy)
+        assert status == 503
+        assert "store" in content["waiting_for"]
+        assert (await opened(proxy)).status == 200
+        stack.enter_context(redis)
+        await proxy.ready()
+        assert (await readiness(proxy))[1]["waiting_for"] == {}
+
+
+async def test_redis_goes_later(tmp_path: Path, upstream_app: UpstreamApp, redis_server: RedisServer) -> None:
+    """A process that was ready stays so without Redis, and says that it is degraded."""
+    async with OpenIDPeer() as peer:
+        data = settings(peer, upstream_app, store={"redis": {"url": redis_server.url}})
+        async with AuthproxyProcess(tmp_path, data) as proxy:
+            redis_server.stop()
+            async with asyncio.timeout(15):
+                while "store" not in (found := await readiness(proxy))[1]["degraded"]:
+                    await asyncio.sleep(0.1)  # another process: there is no event to wait for
+            assert found[0] == 200
+            assert (await opened(proxy)).status == 200
+            redis_server.start()
+
+
+async def test_it_stops_while_it_waits(tmp_path: Path, upstream_app: UpstreamApp) -> None:
+    """SIGTERM ends a process that is not ready yet, in order."""
+    peer = OpenIDPeer(port=free_port())
+    async with started(tmp_path, settings(peer, upstream_app)) as proxy:
+        assert await proxy.stop() == 0, proxy.program.transcript()
+
+
+def test_wrong_settings(tmp_path: Path) -> None:
+    """A wrong file ends the start with exit code 2 and every problem, each with its line; no secret among them."""
+    file = tmp_path / "authproxy.yaml"
+    file.write_text(
+        "public_url: ftp://auth.example.com\n"
+        "sesion: {}\n"
+        "session:\n"
+        "  idle: soon\n"
+        "  keys: [{value: not-a-key-but-secret}]\n"
+        "providers:\n"
+        "  dex: {issuer: 'https://dex.example.com'}\n"
+        "apps:\n"
+        "  web: {host: web.example.com, provider: dx, upstream: {}, routes: [{path: /, policy: staff}]}\n",
+        encoding="utf-8",
+    )
+    done = run("serve", "-c", file)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert "not-a-key-but-secret" not in done.stderr
+    for place in ("yaml:1: public_url", "yaml:2: sesion", "yaml:4: session.idle", "yaml:7: providers.dex.client_id"):
+        assert place in done.stderr, done.stderr
+    assert "apps.web" in done.stderr
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """A file that is not there is named."""
+    done = run("serve", "-c", tmp_path / "nowhere.yaml")
+    assert done.exit_code == 2
+    assert "nowhere.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_port_that_is_taken(tmp_path: Path, upstream_app: UpstreamApp) -> None:
+    """A port that somebody else has is said in a sentence, with exit code 2."""
+    peer = OpenIDPeer(port=free_port())
+    proxy = AuthproxyProcess(tmp_path, settings(peer, upstream_app), port=upstream_app.port)
+    proxy.program.start()
+    assert await proxy.program.ended() == 2, proxy.program.transcript()
+    assert "Traceback" not in proxy.program.transcript()
+    assert str(upstream_app.port) in proxy.program.transcript()
