@@ -64,6 +64,8 @@ from authproxy.upstream.pool import Pools
 log = logging.getLogger("authproxy")
 _DRAIN: Final = 30.0
 
+Word = Callable[[Refusal, RequestInfo | None], Answer]
+
 
 class Authproxy:
     """A whole proxy.  Enter it to serve; ``addresses`` says where."""
@@ -238,21 +240,26 @@ class Authproxy:
         pages = web.Application(middlewares=[recorded, aiohttp_session.session_middleware(storage)])
         self.portal.attach(pages)
         self._decisions(private_listener=False).attach(pages, prefix)
-        public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(prefix + "/"))
+        ours = prefix + "/"
+        public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(ours), word=self.answers.refuse)
         certificate = ServerCertificate(listen.tls.cert, listen.tls.key) if listen.tls else None
         if certificate:
             self._begin(certificate.watch())
         self.addresses["public"] = await public.listen(listen.address, certificate.context if certificate else None)
         if listen.decisions:
-            application = web.Application()
+            application = web.Application(middlewares=[recorded])
             self._decisions(private_listener=True).attach(application, prefix)
-            door = self._door(application, is_ours=lambda _info: True)
+            door = self._door(application, is_ours=lambda _info: True, word=self.answers.bare)
             self.addresses["decisions"] = await door.listen(listen.decisions)
         if listen.admin:
             self.addresses["admin"] = await self._open_admin(listen.admin)
 
-    def _door(self, pages: web.Application, *, is_ours: Callable[[RequestInfo], bool]) -> FrontDoor:
-        door = FrontDoor(pages, describe=self._describe, is_ours=is_ours, proxied=self._proxied, refused=self._refused)
+    def _door(self, pages: web.Application, *, is_ours: Callable[[RequestInfo], bool], word: Word) -> FrontDoor:
+        def refused(refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
+            self._record_refusal(refusal, info, raw)
+            return word(refusal, info)
+
+        door = FrontDoor(pages, describe=self._describe, is_ours=is_ours, proxied=self._proxied, refused=refused)
         self._doors.append(door)
         self._stack.push_async_callback(door.close)
         return door
@@ -276,7 +283,7 @@ class Authproxy:
     async def _proxied(self, exchange: Exchange) -> None:
         await self.pipeline.proxy(exchange)
 
-    def _refused(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
+    def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> None:
         """A refusal before or beside the pipeline: one audit line, with its code."""
         client = info.client if info else (raw.peer if raw else "")
         self.metrics.exchange(app="", status=refusal.status, seconds=0.0, code=refusal.code)
@@ -285,7 +292,6 @@ class Authproxy:
             method=info.method if info else (raw.method if raw else ""), host=info.host if info else "",
             path=info.raw_path if info else "", status=refusal.status, code=refusal.code, reason=refusal.reason,
         )  # fmt: skip
-        return self.answers.refuse(refusal, info)
 
     # Keeping going
 

@@ -15,6 +15,38 @@ from authproxy.errors import MethodNotAllowed, NotAuthenticated, Refusal, TooMan
 from authproxy.model import Answer, HeaderList, Match, RequestInfo
 
 
+_TITLES: Final = {
+    400: "This request cannot be understood",
+    401: "Please sign in",
+    403: "You may not open this page",
+    404: "There is nothing here",
+    405: "This page cannot be used that way",
+    413: "That was too much at once",
+    501: "This is not served here",
+    502: "The application cannot be reached",
+    503: "Not available right now",
+    504: "The application took too long",
+}
+_TITLES_BY_CODE: Final = {
+    "csrf": "This form has expired",
+    "no_provider": "Nobody can sign in here",
+    "provider_busy": "Sign-in is busy right now",
+    "provider_unreachable": "Sign-in is not available right now",
+    "session_not_restorable": "Your session is waiting",
+    **dict.fromkeys(
+        (
+            "duplicate_parameter", "invalid_id_token", "issuer_mismatch", "malformed_callback", "provider_mismatch",
+            "provider_refused", "session_revoked", "state_missing", "state_unknown",
+        ),
+        "This sign-in cannot be finished",
+    ),
+}  # fmt: skip
+
+
+def _title(refusal: Refusal) -> str:
+    return _TITLES_BY_CODE.get(refusal.code) or _TITLES.get(refusal.status) or HTTPStatus(refusal.status).phrase
+
+
 class ErrorPages(Protocol):
     """What this room needs of the pages for people."""
 
@@ -64,10 +96,11 @@ class Answers:
             return self._page(refusal, info)
         return self._json(refusal, info, interactive=interactive)
 
-    def bare(self, refusal: Refusal, info: RequestInfo) -> Answer:
+    def bare(self, refusal: Refusal, info: RequestInfo | None) -> Answer:
         """For nginx's ``auth_request``, which knows 2xx, 401 and 403 and takes anything else for a failure of ours."""
         status = 403 if 400 <= refusal.status < 500 and refusal.status != 401 else refusal.status
-        return Answer(status, (*self._common(refusal, info.request_id), *self._specific(refusal, interactive=True)))
+        request_id = info.request_id if info else "-"
+        return Answer(status, (*self._common(refusal, request_id), *self._specific(refusal, interactive=True)))
 
     def _common(self, refusal: Refusal, request_id: str) -> HeaderList:
         return (
@@ -101,7 +134,7 @@ class Answers:
             )
         else:
             body = self._pages.error(
-                status=refusal.status, code=refusal.code, title=HTTPStatus(refusal.status).phrase,
+                status=refusal.status, code=refusal.code, title=_title(refusal),
                 message=refusal.message, request_id=info.request_id,
                 links=self._links(refusal, info),
             )  # fmt: skip
@@ -114,7 +147,7 @@ class Answers:
         if info.raw_path.startswith(f"{self._origins.prefix}/"):
             return (("Sign in again", f"{self._origins.prefix}/sign_in"),)
         if refusal.status == HTTPStatus.FORBIDDEN:
-            return (("Sign in as somebody else", f"{self._origins.prefix}/sign_out"),)
+            return (("Back to the start", "/"), ("Sign in as someone else", f"{self._origins.prefix}/sign_out"))
         return ()
 
     def page_headers(self) -> HeaderList:

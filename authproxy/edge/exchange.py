@@ -81,6 +81,7 @@ class Reply:
         self._left: int | None = None  # octets that the announced length still asks for
         self._bodiless = False
         self._finished = False
+        self._aborted = False
 
     @property
     def complete(self) -> bool:
@@ -94,8 +95,8 @@ class Reply:
 
     @property
     def gone(self) -> bool:
-        """The client's connection is lost."""
-        return self._line.gone
+        """The client's connection is lost, or was broken off: nobody can be answered."""
+        return self._line.gone or self._aborted
 
     def written(self) -> web.StreamResponse:
         """What the server is told when the exchange is over."""
@@ -137,6 +138,7 @@ class Reply:
 
     def abort(self) -> None:
         """Break the connection off, so that the client sees the answer as truncated."""
+        self._aborted = True
         self._line.abort()
 
     def _start(self, status: int, headers: HeaderList, length: int | None) -> bytes:

@@ -15,6 +15,7 @@ from aiohttp import web
 from authproxy.edge.request_info import Raw, Source, TrustedProxies, described
 from authproxy.errors import Refusal
 from authproxy.model import Answer, RequestInfo
+from authproxy.portal.record import RECORDED
 
 _SECRET: Final = b"x-authproxy-secret"
 
@@ -30,7 +31,7 @@ class Decisions:
 
     def __init__(
         self, *, info_of: Callable[[web.Request], RequestInfo], decide: Decide,
-        refuse: Callable[[Refusal, RequestInfo], Answer], trusted: TrustedProxies, source: Source, success: int,
+        refuse: Callable[[Refusal, RequestInfo | None], Answer], trusted: TrustedProxies, source: Source, success: int,
         secret: Callable[[], str] | None, public_scheme: str, private_listener: bool,
     ) -> None:  # fmt: skip
         self._info_of: Final = info_of
@@ -55,6 +56,7 @@ class Decisions:
         except Refusal as refusal:
             return _response(self._refuse(refusal, asking))
         release = self._private or self._shows_secret(asking)
+        request[RECORDED] = True
         return _response(await self._decide(info, success=self._success, release_tokens=release))
 
     def _described(self, asking: RequestInfo) -> RequestInfo:

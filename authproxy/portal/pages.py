@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Final, NamedTuple
 
@@ -25,8 +26,10 @@ CSP: Final = (
 and a sign-in or a sign-out ends with a redirect to the provider or to the app.
 """
 
-_CONTENT_TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"} | {
-    ".svg": "image/svg+xml"
+_CONTENT_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 
 
@@ -70,30 +73,48 @@ class PasswordForm(NamedTuple):
 
 class _Advice(NamedTuple):
     mark: str  # which drawing stands in the arch
+    heading: str  # instead of the bare phrase of the status
     todo: str  # what the reader can do
 
 
+_AGAIN: Final = "Try again in a moment. If it keeps happening, report the request ID below."
 _ADVICE: Final[Mapping[int, _Advice]] = {
     400: _Advice(
-        "lost", "Go back and open the page again from its start. A link or bookmark may be damaged or too old."
+        "lost",
+        "This request cannot be understood",
+        "Go back and open the page again from its start. A link or bookmark may be damaged or too old.",
     ),
-    401: _Advice("closed", "Sign in again, then repeat what you did."),
-    403: _Advice("closed", "If you should have access, send the request ID below to whoever looks after this service."),
-    404: _Advice("lost", "Check the address for a typing mistake, or start from the front page."),
-    405: _Advice("lost", "This address belongs to a form. Open the page that holds the form and send it again."),
-    413: _Advice("lost", "Send less at once, then try again."),
-    502: _Advice(
-        "down", "It is not your fault. Try again in a moment; if it keeps happening, report the request ID below."
+    401: _Advice("closed", "Please sign in", "Sign in again, then repeat what you did."),
+    403: _Advice(
+        "closed",
+        "You may not open this page",
+        "If you should have access, send the request ID below to whoever looks after this service.",
     ),
-    503: _Advice("down", "It is not your fault. The service should be back shortly; please try again in a moment."),
-    504: _Advice("down", "It is not your fault. The service may be busy; please try again in a moment."),
+    404: _Advice("lost", "Nothing is here", "Check the address for a typing mistake, or start from the front page."),
+    405: _Advice(
+        "lost",
+        "That does not work here",
+        "This address belongs to a form. Open the page that holds the form and send it again.",
+    ),
+    413: _Advice("lost", "That was too much at once", "Send less, then try again."),
+    501: _Advice("lost", "That is not supported", "Go back and try another way."),
+    502: _Advice("down", "The app does not answer", f"It is not your fault. {_AGAIN}"),
+    503: _Advice("down", "Back in a moment", "It is not your fault. Please try again shortly."),
+    504: _Advice("down", "The app takes too long", f"It is not your fault. {_AGAIN}"),
 }
-_CLIENT_ADVICE: Final = _Advice("lost", "Go back and try again. If it keeps happening, report the request ID below.")
-_SERVER_ADVICE: Final = _Advice("down", "Try again in a moment. If it keeps happening, report the request ID below.")
+_CLIENT_ADVICE: Final = _Advice(
+    "lost", "That did not work", "Go back and try again. If it keeps happening, report the request ID below."
+)
+_SERVER_ADVICE: Final = _Advice("down", "Something went wrong here", _AGAIN)
 
 
 def _advice(status: int) -> _Advice:
     return _ADVICE.get(status, _SERVER_ADVICE if status >= 500 else _CLIENT_ADVICE)
+
+
+def _heading(status: int, title: str) -> str:
+    """``title``, unless it is empty or the status's own phrase, which tells a person little."""
+    return _advice(status).heading if title in ("", *(known.phrase for known in HTTPStatus)) else title
 
 
 def safe_href(href: str) -> str:
@@ -131,7 +152,7 @@ def _environment() -> Environment:
 
 
 class Pages:
-    """Renders every page under one ``prefix``.  Methods return UTF-8 HTML, to be sent as ``text/html; charset=utf-8``."""
+    """Renders every page under one ``prefix``.  Methods return HTML in UTF-8."""
 
     def __init__(self, *, prefix: str) -> None:
         self._prefix: Final = prefix
@@ -162,13 +183,14 @@ class Pages:
     ) -> bytes:
         """A refusal in words: what happened, what to do, and the id under which the log knows it.
 
-        ``links`` are (label, address); the first is the main button.  Without links a 5xx page offers to try again.
+        ``title`` may be left empty for our own words.  ``links`` are (label, address); the first is the main button.
+        Without links a 5xx page offers to try again.
         """
         return self.render(
             "error.html",
             status=status,
             code=code,
-            title=title,
+            title=_heading(status, title),
             message=message,
             request_id=request_id,
             links=links,
@@ -176,11 +198,11 @@ class Pages:
         )
 
     def throttled(self, *, retry_after: int, request_id: str, back: str) -> bytes:
-        """429: counts ``retry_after`` seconds down, then offers ``back``.  Without script the browser goes there itself."""
+        """429: counts ``retry_after`` seconds down, then offers ``back``; without script the browser goes there."""
         return self.render("throttled.html", retry_after=max(retry_after, 1), request_id=request_id, back=back)
 
     def sign_out(self, *, action: str, csrf_token: str, user: str, rd: str, cancel: str = "/") -> bytes:
-        """Asks before signing out, since a link alone must not (it could stand in any page).  Posts ``csrf_token``, ``rd``."""
+        """Asks first, since a link alone must not sign out: it could stand in any page.  Posts ``csrf_token``, ``rd``."""
         return self.render("sign_out.html", action=action, csrf_token=csrf_token, user=user, rd=rd, cancel=cancel)
 
     def signed_out(self, *, sign_in: str) -> bytes:

@@ -50,7 +50,7 @@ class Clock:
 
 
 class StrictBrowser(Browser):
-    """Minds ``Secure``, ``SameSite`` and the ``__Host-`` prefix as browsers do; https to ``.test`` travels in the clear."""
+    """Minds ``Secure``, ``SameSite`` and ``__Host-`` as browsers do; https to ``.test`` is not encrypted."""
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -178,7 +178,9 @@ class Stage:
         form = page.form("csrf_token")
         data = {**form.fields, "rd": rd}
         headers = {"Sec-Fetch-Site": "same-origin"}
-        return await one.navigate(self.at(f"{PREFIX}/sign_out", replica=replica), method="POST", data=data, headers=headers)
+        return await one.navigate(
+            self.at(f"{PREFIX}/sign_out", replica=replica), method="POST", data=data, headers=headers
+        )
 
     async def is_in(self, *, browser: StrictBrowser | None = None, replica: int = 0, target: str = "/inside") -> bool:
         """Whether the application can be opened without signing in."""
@@ -233,7 +235,9 @@ class Stage:
         code = page.headers["Authproxy-Refusal"]
         assert not codes or code in codes, (code, codes)
         assert self.codes(page) == [code], self.records()[-4:]
-        said = [one.get("reason", "") for one in self.records() if one.get("request_id") == page.headers["X-Request-Id"]]
+        said = [
+            one.get("reason", "") for one in self.records() if one.get("request_id") == page.headers["X-Request-Id"]
+        ]
         assert any(reason in text for text in said), said
         assert not await self.is_in()
         assert self.reached() == reached
@@ -332,8 +336,8 @@ Set = Callable[..., Awaitable[Stage]]
 
 
 async def build(stack: AsyncExitStack, app: UpstreamApp, folder: Path, **options: Any) -> Stage:
-    """A stage.  ``peer``: options of the provider; ``before``: told the provider before any proxy asks it; ``replicas``;
-    ``https``; the rest are sections of the settings.
+    """A stage.  ``peer``: options of the provider; ``before``: called with the provider before any proxy asks it;
+    ``replicas``; ``https``; the rest are sections of the settings.
     """
     clock = Clock()
     peer = await stack.enter_async_context(OpenIDPeer(**{"clock": clock, **options.pop("peer", {})}))

@@ -12,7 +12,15 @@ import pytest
 from authproxy.app import Authproxy
 from authproxy.sessions.sealing import KeyRing
 from tests.hostile.harness import (
-    PREFIX, SESSION, Set, Stage, StrictBrowser, begins_session, is_session, send, set_cookies,
+    PREFIX,
+    SESSION,
+    Set,
+    Stage,
+    StrictBrowser,
+    begins_session,
+    is_session,
+    send,
+    set_cookies,
 )  # fmt: skip
 from tests.peers.authproxy_process import SESSION_KEY
 from tests.peers.redis_server import RedisServer
@@ -106,7 +114,9 @@ async def test_d2_domain_cookies(stages: Set) -> None:
     session = [line for line in lines if is_session(line.partition("=")[0])]
     assert session
     assert all(line.startswith("__Secure-authproxy=") for line in session)
-    assert all(attributes(line) == {"Path=/", "HttpOnly", "SameSite=Lax", "Secure", "Domain=corp.test"} for line in session)
+    assert all(
+        attributes(line) == {"Path=/", "HttpOnly", "SameSite=Lax", "Secure", "Domain=corp.test"} for line in session
+    )
     assert all(line.startswith("__Host-") for line in lines if line not in session)
     callbacks = [page.url for page in stage.browser.visited if "/callback" in page.url]
     assert all(url.startswith("https://auth.corp.test") for url in callbacks)
@@ -184,7 +194,9 @@ ODD: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("target", ["/", f"{PREFIX}/sign_in", f"{PREFIX}/userinfo", f"{PREFIX}/callback/peer?state=x&code=y"])
+@pytest.mark.parametrize(
+    "target", ["/", f"{PREFIX}/sign_in", f"{PREFIX}/userinfo", f"{PREFIX}/callback/peer?state=x&code=y"]
+)
 async def test_d4_odd_cookies(stage: Stage, name: str, target: str) -> None:
     """No Cookie header, however odd, brings a failure of ours; it is a stranger's, or a bad request."""
     answer = await stage.raw(ODD[name], target=target)
@@ -246,10 +258,16 @@ def _everything(server: RedisServer) -> list[bytes]:
     for key in keys:
         assert isinstance(key, bytes)
         found.append(key)
-        for words in (("GET", key), ("SMEMBERS", key), ("XRANGE", key, "-", "+"), ("HGETALL", key), ("LRANGE", key, 0, -1)):
+        for words in (
+            ("GET", key),
+            ("SMEMBERS", key),
+            ("XRANGE", key, "-", "+"),
+            ("HGETALL", key),
+            ("LRANGE", key, 0, -1),
+        ):
             try:
                 found += _flat(server.command(*words))
-            except Exception:  # noqa: S112, BLE001, PERF203 -- the key is of another type
+            except Exception:
                 continue
     return found
 
@@ -286,7 +304,13 @@ async def test_d7_the_application_cannot_set_our_cookies(stage: Stage) -> None:
     """Set-Cookie lines of the application with our names are dropped; its own pass."""
     await stage.sign_in()
     kept = "theirs=1; Path=/"
-    forged = [f"{SESSION}=x", f"{SESSION}_1=x; Path=/", f"__Host-{SESSION}=x; Secure", f" {SESSION}=x", f"{SESSION}_browser=x"]
+    forged = [
+        f"{SESSION}=x",
+        f"{SESSION}_1=x; Path=/",
+        f"__Host-{SESSION}=x; Secure",
+        f" {SESSION}=x",
+        f"{SESSION}_browser=x",
+    ]
 
     from aiohttp import web
 
@@ -296,7 +320,7 @@ async def test_d7_the_application_cannot_set_our_cookies(stage: Stage) -> None:
             response.headers.add("Set-Cookie", line)
         return response
 
-    stage.app._answer = answer  # type: ignore[method-assign]
+    stage.app._answer = answer  # type: ignore[method-assign, assignment]
     page = await stage.browser.navigate(stage.at("/forges"))
     assert page.headers.getall("Set-Cookie") == [kept]
 
@@ -332,7 +356,9 @@ async def test_d8_absolute_end(stages: Set) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_d8_idle_end_after_flushall(pair: Stage, redis_server: RedisServer, replica: Replica, elsewhere: bool) -> None:
+async def test_d8_idle_end_after_flushall(
+    pair: Stage, redis_server: RedisServer, replica: Replica, elsewhere: bool
+) -> None:
     """A cookie that was sealed longer ago than ``idle`` opens nothing without its record, however good its token is."""
     await pair.sign_in()
     redis_server.flush()
@@ -377,7 +403,7 @@ async def test_d8_the_absolute_end_survives_flushall(stages: Set, redis_server: 
 
 
 async def test_d9_replay_after_sign_out(pair: Stage) -> None:
-    """A copied cookie opens nothing after its owner has signed out: here at once, on the other replica within a second."""
+    """A copied cookie opens nothing after its owner has signed out: here at once, elsewhere within a second."""
     await pair.sign_in()
     cookie = pair.session_cookie()
     assert await pair.in_with(cookie, replica=1)
@@ -418,7 +444,9 @@ async def test_d9_older_cookies_of_the_session_end_with_it(stage: Stage) -> None
         assert not await stage.in_with(cookie)
 
 
-@pytest.mark.parametrize("options", [{}, {"https": True}, {"https": True, "session": {"cookie": {"domain": "corp.test"}}}])
+@pytest.mark.parametrize(
+    "options", [{}, {"https": True}, {"https": True, "session": {"cookie": {"domain": "corp.test"}}}]
+)
 async def test_d10_sign_out_clears_with_the_same_attributes(stages: Set, options: dict[str, Any]) -> None:
     """The cookie is deleted under the very attributes that it was set with; otherwise browsers keep it."""
     stage = await stages(**options)
@@ -485,7 +513,7 @@ def keys(*values: str) -> dict[str, Any]:
 
 
 async def test_d12_key_rotation(stages: Set, redis_server: RedisServer, replica: Replica) -> None:
-    """Through old, mixed and new keys nobody is signed out, whichever replica is asked; the old key then opens nothing."""
+    """Through old, mixed and new keys nobody is signed out on any replica; when the old key goes, so do its cookies."""
     shared = {"store": {"redis": {"url": redis_server.url}}}
     stage = await stages(**shared)
     await stage.sign_in()
@@ -508,12 +536,14 @@ async def test_d12_a_state_across_rotation(stages: Set, replica: Replica) -> Non
     stage = await stages()
     back = await stage.returning()
     await replica(stage, session=keys(NEW_KEY, SESSION_KEY))
-    page = await stage.browser.navigate(back.replace(str(stage.port()), str(stage.port(1))), headers={"Sec-Fetch-Site": "cross-site"})
+    page = await stage.browser.navigate(
+        back.replace(str(stage.port()), str(stage.port(1))), headers={"Sec-Fetch-Site": "cross-site"}
+    )
     assert (page.status, begins_session(page)) == (302, True)
 
 
 async def test_d12_an_unknown_key(stages: Set, replica: Replica) -> None:
-    """Cookies by a key that nobody knows are those of a stranger, who can sign in; ten thousand never open by chance."""
+    """A cookie by an unknown key is a stranger's, who can sign in; of ten thousand, none opens by chance."""
     stage = await stages()
     await stage.sign_in()
     await replica(stage, session=keys(NEW_KEY))
@@ -591,5 +621,3 @@ async def test_d14_a_write_does_not_bring_a_session_back(pair: Stage) -> None:
     await pair.proxies[1].marks.sync()
     assert not await pair.in_with(cookie)
     assert not await pair.in_with(cookie, replica=1)
-
-

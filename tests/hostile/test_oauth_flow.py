@@ -16,7 +16,18 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.hostile.harness import HOST, PREFIX, Set, Stage, StrictBrowser, begins_session, moved, query, set_cookies, with_query
+from tests.hostile.harness import (
+    HOST,
+    PREFIX,
+    Set,
+    Stage,
+    StrictBrowser,
+    begins_session,
+    moved,
+    query,
+    set_cookies,
+    with_query,
+)
 from tests.hostile.redirect_targets import origins, targets
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.openid_signing import b64, signing_key
@@ -336,7 +347,8 @@ async def test_b16_open_redirect_after_sign_in(stage: Stage, place: str) -> None
 async def test_b16_open_redirect_by_password_and_sign_out(stages: Set) -> None:
     """No return target leads to another site, given to the password form or to sign-out."""
     stage = await stages(
-        provider={"password_login": True}, before=lambda peer: peer.discovery_overrides.update(end_session_endpoint=None)
+        provider={"password_login": True},
+        before=lambda peer: peer.discovery_overrides.update(end_session_endpoint=None),
     )
     given, locations, goodbyes = [t for t in _hostile(stage) if _is_text(t)], [], []
     form = (await stage.browser.navigate(stage.at(f"{PREFIX}/sign_in"))).form("csrf_token", "password")
@@ -417,14 +429,18 @@ async def test_b19_nothing_leaks_by_referrer(stages: Set) -> None:
     await stage.browser.navigate(stage.at(f"{PREFIX}/callback/peer?code=c&state=s"), headers=CROSS)
     await stage.browser.settle(await stage.browser.navigate(stage.at(f"{PREFIX}/start")))
     await stage.sign_out()
-    ours = [page for page in stage.browser.visited if PREFIX in page.url and page.headers.get("X-Request-Id", "") != "x"]
+    ours = [
+        page for page in stage.browser.visited if PREFIX in page.url and page.headers.get("X-Request-Id", "") != "x"
+    ]
     assert len(ours) >= 5
     for page in ours:
         assert page.headers["Cache-Control"] == "no-store", page.url
         assert page.headers["Referrer-Policy"] == "no-referrer", page.url
         if "text/html" in page.headers.get("Content-Type", ""):
             assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-            assert "http" not in page.text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", ""), page.text
+            assert "http" not in page.text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", ""), (
+                page.text
+            )
 
 
 @pytest.mark.parametrize(
@@ -451,7 +467,9 @@ async def test_b20_a_post_is_not_redirected(stage: Stage) -> None:
     await stage.denied(page, "not_signed_in", status=401)
 
 
-@pytest.mark.parametrize("headers", [{"Sec-Purpose": "prefetch"}, {"Sec-Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}])
+@pytest.mark.parametrize(
+    "headers", [{"Sec-Purpose": "prefetch"}, {"Sec-Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}]
+)
 @pytest.mark.parametrize("target", ["/", f"{PREFIX}/start", f"{PREFIX}/sign_in"])
 async def test_b21_prefetch_begins_nothing(stage: Stage, headers: dict[str, str], target: str) -> None:
     """A page that the browser only guesses begins no sign-in."""
@@ -469,9 +487,9 @@ async def test_b22_unknown_key_ids(stage: Stage) -> None:
     await stage.sign_in()
     looked = len(stage.peer.asked("jwks"))
     stage.clock.pass_(60)
+    token = stage.peer.logout_token()
     for number in range(1000):
-        token = stage.peer.logout_token(header={"kid": f"made-up-{number}"}) if number < 3 else _renamed(token, number)
-        assert (await stage.tell(token))[0] == 400
+        assert (await stage.tell(_renamed(token, number)))[0] == 400
     assert len(stage.peer.asked("jwks")) <= looked + 1
     status, _, _ = await stage.tell(sid=stage.peer.active_sids[-1])
     assert status == 200
@@ -567,7 +585,9 @@ async def test_b24_odd_keys_beside_a_good_one(stages: Set, name: str, first: boo
 
 async def test_b24_an_odd_key_signs_nothing(stages: Set) -> None:
     """A token that is signed with a key for encryption opens nothing, though the key is in the set."""
-    stage = await stages(before=lambda peer: setattr(peer, "jwks_answer", (200, {"keys": [ODD_KEYS["for_encryption"]]})))
+    stage = await stages(
+        before=lambda peer: setattr(peer, "jwks_answer", (200, {"keys": [ODD_KEYS["for_encryption"]]}))
+    )
     stage.peer.forge = signing_key("key-0", number=5)
     await stage.refused_sign_in(status=(502, 403))
 

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.hostile.harness import PREFIX, Set, Stage, StrictBrowser, begins_session, query, with_query
-from tests.peers.openid_provider import LOGOUT_EVENT, OpenIDPeer
+from tests.peers.openid_endpoints import LOGOUT_EVENT
+from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.openid_signing import b64, half_hash, sign, signing_key
 from tests.peers.redis_server import RedisServer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -38,11 +39,13 @@ class Talkative(AuthproxyProcess):
 async def test_no_secret_in_any_output(tmp_path: Path, upstream_app: UpstreamApp) -> None:
     """Sign-in, refresh, refusals, a wrong password, outages and sign-out leave no credential in what is printed."""
     canaries: set[str] = {PASSWORD, CLIENT_SECRET, TYPED}
-    with RedisServer(password=PASSWORD) as redis:
-        async with OpenIDPeer(client_secret=CLIENT_SECRET, id_token_lifetime=2) as peer:
-            async with Talkative(tmp_path, _settings(peer, upstream_app, redis)) as proxy, Browser() as browser:
-                await _live(proxy, peer, browser, redis, canaries)
-                await proxy.stop()
+    async with AsyncExitStack() as stack:
+        redis = stack.enter_context(RedisServer(password=PASSWORD))
+        peer = await stack.enter_async_context(OpenIDPeer(client_secret=CLIENT_SECRET, id_token_lifetime=2))
+        proxy = await stack.enter_async_context(Talkative(tmp_path, _settings(peer, upstream_app, redis)))
+        browser = await stack.enter_async_context(Browser())
+        await _live(proxy, peer, browser, redis, canaries)
+        await proxy.stop()
     canaries |= _tokens(peer)
     assert len(canaries) > 20
     said = proxy.program.transcript()
@@ -61,7 +64,9 @@ def _settings(peer: OpenIDPeer, app: UpstreamApp, redis: RedisServer) -> dict[st
 async def _live(
     proxy: AuthproxyProcess, peer: OpenIDPeer, browser: Browser, redis: RedisServer, canaries: set[str]
 ) -> None:
-    at = lambda target: proxy.at(HOST, target)  # noqa: E731 -- a name for what every line says
+    def at(target: str) -> str:
+        return proxy.at(HOST, target)
+
     assert (await browser.open(at(f"{PREFIX}/start?rd=/deep%3Fcanary%3Din-the-query-5b5b"))).status == 200
     canaries.add("in-the-query-5b5b")
     for _ in range(2):
@@ -87,7 +92,9 @@ async def _live(
     peer.mangle_id_token = None
     canaries |= {"canary-answer-1234", "canary-nonce-1234"}
 
-    status, _, _ = await peer.send_logout(f"http://127.0.0.1:{proxy.port}{PREFIX}/backchannel_logout", "canary.logout.1234")
+    status, _, _ = await peer.send_logout(
+        f"http://127.0.0.1:{proxy.port}{PREFIX}/backchannel_logout", "canary.logout.1234"
+    )
     assert status == 400
     canaries.add("canary.logout.1234")
     redis.stop()
@@ -113,8 +120,14 @@ def _tokens(peer: OpenIDPeer) -> set[str]:
     found |= {str(answer["refresh_token"]) for answer in peer.issued if "refresh_token" in answer}
     found |= {call.form[name] for call in peer.calls for name in ("code", "code_verifier") if name in call.form}
     signatures = {text.rpartition(".")[2] for text in found if text.count(".") == 2}
-    basic = {call.headers["authorization"].split(" ")[1] for call in peer.asked("token") if "authorization" in call.headers}
-    return {text for text in found | signatures | basic | {quote(CLIENT_SECRET), base64.b64encode(PASSWORD.encode()).decode()} if text}
+    basic = {
+        call.headers["authorization"].split(" ")[1] for call in peer.asked("token") if "authorization" in call.headers
+    }
+    return {
+        text
+        for text in found | signatures | basic | {quote(CLIENT_SECRET), base64.b64encode(PASSWORD.encode()).decode()}
+        if text
+    }
 
 
 def _around(said: str, canary: str) -> str:

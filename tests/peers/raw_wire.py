@@ -24,10 +24,7 @@ from authproxy.upstream.forward import Delivered, deliver
 from authproxy.upstream.pool import Pools
 
 PATIENCE = 10.0
-_HOP = frozenset({
-    b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
-    b"content-length", b"expect",
-})  # fmt: skip
+_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"})
 
 
 class Reply(NamedTuple):
@@ -243,6 +240,7 @@ class House:
         self.pages.router.add_get("/oauth2/of/{name}", _who)
         self.pages.router.add_post("/oauth2/form", _form)
         self.pages.router.add_get("/oauth2/broken", _broken)
+        self.pages.router.add_get("/oauth2/half", _half)
         self.door = FrontDoor(
             self.pages,
             describe=partial(describe, trusted=TrustedProxies(), request_id="r-1", public_scheme="http"),
@@ -303,6 +301,13 @@ async def _who(request: web.Request) -> web.Response:
 async def _form(request: web.Request) -> web.Response:
     fields = await request.post()
     return web.Response(text=str(fields.get("a")))
+
+
+async def _half(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"half")
+    raise LookupError("a page that fails late")
 
 
 async def _broken(request: web.Request) -> web.Response:

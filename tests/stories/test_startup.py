@@ -39,7 +39,11 @@ async def started(folder: Path, data: dict[str, Any]) -> AsyncIterator[Authproxy
 
 async def said(proxy: AuthproxyProcess, words: str, *, timeout: float = 20.0) -> str:
     """Wait until standard error says it; the line."""
-    line = await asyncio.to_thread(proxy.program.stderr.wait, lambda text: text if words in text else None, timeout)
+
+    def known(text: str) -> str | None:
+        return text if words in text else None
+
+    line = await asyncio.to_thread(lambda: proxy.program.stderr.wait(known, timeout))
     assert line is not None, proxy.program.transcript()
     return line
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ async def attempt(browser: Browser, url: str, username: str, password: str = "wr
     return await browser.navigate(url, method="POST", data=data, headers={"Sec-Fetch-Site": "same-origin", **headers})
 
 
-async def attempts(stage: Stage, count: int, username: str = "alice", browser: StrictBrowser | None = None) -> list[int]:
+async def attempts(
+    stage: Stage, count: int, username: str = "alice", browser: StrictBrowser | None = None
+) -> list[int]:
     """The statuses of so many failed attempts."""
     one = browser or stage.browser
     return [(await attempt(one, stage.at(SIGN_IN), username)).status for _ in range(count)]
@@ -62,7 +64,7 @@ async def test_twenty_attempts_then_one_every_six_seconds(stage: Stage) -> None:
 
 
 async def test_a_refused_attempt_asks_nobody_and_prolongs_nothing(stage: Stage) -> None:
-    """While the throttle says no, no password is judged, not even the right one; and knocking does not make it longer."""
+    """While the throttle says no, no password is judged, not even the right one, and knocking makes it no longer."""
     await attempts(stage, 20)
     asked = len(stage.peer.asked("token"))
     for _ in range(30):
@@ -208,12 +210,16 @@ async def test_without_redis_nobody_is_unlimited(stages: Set, redis_server: Redi
     redis_server.start()
 
 
-async def test_two_processes_share_the_count(tmp_path: Path, redis_server: RedisServer, upstream_app: UpstreamApp) -> None:
+async def test_two_processes_share_the_count(
+    tmp_path: Path, redis_server: RedisServer, upstream_app: UpstreamApp
+) -> None:
     """Two processes on one Redis let twenty attempts pass between them, and one more after the wait."""
     async with AsyncExitStack() as stack:
         peer = await stack.enter_async_context(OpenIDPeer())
         pair = [
-            await stack.enter_async_context(AuthproxyProcess(tmp_path, _shared(peer, upstream_app, redis_server, tmp_path, name), name=name))
+            await stack.enter_async_context(
+                AuthproxyProcess(tmp_path, _shared(peer, upstream_app, redis_server, tmp_path, name), name=name)
+            )
             for name in ("one", "two")
         ]
         browser = await stack.enter_async_context(Browser())

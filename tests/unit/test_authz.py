@@ -151,6 +151,7 @@ def test_a_list_holds_when_one_of_it_is_there(key: str, wanted: set[str], holds:
         ("bob@example.com", "bob@example.com", True),
         ("Bob@example.com", "bob@EXAMPLE.com", True),
         ("bob@example.com", "rob@example.com", False),
+        ("bob@evil.com@example.com", "bob@evil.com@example.com", False),
         ("*@example.com", "\ud800@example.com", True),
     ],
 )

@@ -89,8 +89,9 @@ def test_no_header_that_carries_trust_passes(name: str, spell: Any) -> None:
 
 @pytest.mark.parametrize("name", ["_Cookie", "cookie.", "Authorization_", "-authorization", "Host_", "X.Request.Id"])
 def test_look_alikes_of_what_is_ours_to_set_do_not_pass(name: str) -> None:
-    """Nobody sets beside us what we set."""
+    """Nobody sets beside us what we set, nor takes the place of the true header."""
     assert passed((name, "evil")) == []
+    assert passed((name, "evil"), ("Cookie", "a=1")) == [("Cookie", "a=1")]
 
 
 def test_everything_else_passes_as_it_came() -> None:
@@ -171,7 +172,8 @@ def test_the_upstream_learns_who_asks_and_from_where() -> None:
 
 
 def test_nobody_has_no_name() -> None:
-    """On a public route no identity header is there at all."""
+    """On a public route no identity header is there at all, whatever the identity was made with."""
+    assert sent(who=Identity(kind="anonymous", user="x")).headers == sent().headers
     assert [name for name, _ in sent().headers] == [
         b"Host",
         b"X-Forwarded-For",

@@ -130,6 +130,25 @@ async def test_page_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
+async def test_failure_after_the_head(caplog: pytest.LogCaptureFixture) -> None:
+    """What fails after its head, ours or an exchange, ends truncated: no second head inside the first body."""
+
+    async def half(exchange: Exchange) -> None:
+        await exchange.start_response(200, (), length=None)
+        await exchange.write(b"half")
+        raise LookupError("an exchange that fails late")
+
+    async with House() as house:
+        house.before = half
+        for path in (b"/oauth2/half ", b"/proxied "):
+            async with house.client() as client:
+                await client.send(GET.replace(b"/ ", path, 1))
+                seen = await client.rest()
+            assert seen.count(b"HTTP/1.1") <= 1
+            assert not seen.endswith(b"0\r\n\r\n")
+    assert len([record for record in caplog.records if record.exc_info]) == 2
+
+
 async def test_page_body_too_large() -> None:
     """A form that is larger than a page takes is 413, in our words."""
     async with House() as house, house.client() as client:
@@ -246,19 +265,22 @@ async def test_http10_keep_alive() -> None:
             assert (await client.reply()).get(b"connection") == b"keep-alive"
 
 
-async def test_answer_of_wrong_length() -> None:
-    """A body that is shorter or longer than its announced length breaks the connection off."""
+@pytest.mark.parametrize("body", [b"123", b"1234567"])
+async def test_answer_of_wrong_length(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that is shorter or longer than its announced length breaks the connection off, and is an error."""
 
-    async def short(exchange: Exchange) -> None:
+    async def wrong(exchange: Exchange) -> None:
         await exchange.start_response(200, (), length=5)
-        await exchange.write(b"123")
-        with pytest.raises(ValueError):
-            await exchange.finish()
+        await exchange.write(body)
+        await exchange.finish()
 
     async with House() as house, house.client() as client:
-        house.before = short
+        house.before = wrong
         await client.send(GET)
-        assert (await client.rest()).endswith(b"123")
+        seen = await client.rest()
+    assert len(seen.partition(b"\r\n\r\n")[2]) < 5
+    assert type(house.outcomes[0]) is ValueError
+    assert "ValueError" in caplog.text
 
 
 async def test_pipelined_requests() -> None:

@@ -93,6 +93,7 @@ def test_a_peer_that_is_not_trusted_is_the_client() -> None:
     assert walk("192.0.2.1", peer="203.0.113.5") == "203.0.113.5"
     assert walk("192.0.2.1", peer="::ffff:203.0.113.5") == "203.0.113.5"
     assert walk("192.0.2.1", peer="") == ""
+    assert walk("192.0.2.1", peer="fe80::1%eth0") == "fe80::1"
 
 
 def test_a_trusted_unix_peer_may_speak() -> None:

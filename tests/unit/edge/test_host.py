@@ -76,6 +76,8 @@ def test_the_longest_name_is_a_name() -> None:
     """253 characters, and a dot that does not count."""
     name = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61])
     assert parse(name.encode() + b".").host == name
+    with pytest.raises(BadRequest):
+        parse(name.encode() + b"d")
 
 
 @given(st.binary(max_size=30))

@@ -279,9 +279,10 @@ async def test_slow_client_is_not_a_slow_upstream() -> None:
         await connection.send(OK)
 
     async with RawUpstream(script) as upstream, House(upstream.url, timeout=0.2) as house, house.client() as client:
-        await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhel")
-        await asyncio.sleep(0.4)  # longer than the upstream's time: the claim is about real time
-        await client.send(b"lo")
+        await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\n")
+        for piece in (b"hel", b"lo"):
+            await asyncio.sleep(0.3)  # longer than the upstream's time: the claim is about real time
+            await client.send(piece)
         assert (await client.reply()).status == 200
 
 

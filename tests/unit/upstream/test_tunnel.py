@@ -187,7 +187,7 @@ BAD_SWITCHES = {
     "folded": SWITCH.replace(b"Upgrade: SPDY/3.1", b"Upgrade: SPDY/3.1\r\n more"),
     "not HTTP": b"hello\r\n\r\n",
     "HTTP/2": SWITCH.replace(b"HTTP/1.1", b"HTTP/2.0"),
-    "a flood of hints": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100,
+    "a flood of hints": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100 + SWITCH,
     "a huge head": b"HTTP/1.1 101 Switching Protocols\r\nX-A: " + b"a" * 200_000 + b"\r\n\r\n",
     "nothing": b"",
 }
@@ -288,6 +288,27 @@ async def test_drain_closes_tunnels() -> None:
         await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
 
 
+async def test_backpressure() -> None:
+    """A fast client is slowed down to a slow upstream: what is held stays small."""
+
+    async def deaf(connection: RawConnection) -> None:
+        await connection.until(b"\r\n\r\n")
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await connection.send(SWITCH)
+        await asyncio.wait_for(house.ended.wait(), 60)
+
+    async with RawUpstream(deaf) as upstream, House(upstream.url) as house, house.client() as client:
+        await _opened(client)
+        sending = asyncio.ensure_future(client.send(b"x" * 50_000_000))
+        left = -1
+        while left != client.writer.transport.get_write_buffer_size():
+            left = client.writer.transport.get_write_buffer_size()
+            await asyncio.sleep(0.2)  # until nothing moves any more
+        assert left > 0
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
 async def test_half_open_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A side that never ends after the other did is closed when nothing moves."""
     monkeypatch.setattr(tunnel, "HALF_OPEN_SECONDS", 0.05)
@@ -296,7 +317,7 @@ async def test_half_open_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await connection.until(b"\r\n\r\n")
         await connection.send(SWITCH)
         await connection.until_end()
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), 60)
 
     async with RawUpstream(script) as upstream, House(upstream.url) as house, house.client() as client:
         await _opened(client)

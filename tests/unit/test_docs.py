@@ -1,0 +1,391 @@
+"""The documents tell the truth: what they show loads, what they link is there, what they list is what the code has."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+import yaml
+
+from authproxy import errors
+from authproxy.observe.metrics import Metrics
+from authproxy.settings.load import inspect
+from tests.hostile.conftest import cast as cast
+from tests.hostile.conftest import stages as stages
+from tests.hostile.harness import Set, Stage
+from tests.peers.program import Program, free_port
+from tests.unit.settings.standins import ENVIRON, furnish
+
+ROOT: Final = Path(__file__).parents[2]
+DOCS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+REFERENCE: Final = ROOT / "docs" / "reference"
+
+# --- settings ---
+
+DOUBTS: Final = {"docs/how-to/password-sign-in.md": ["providers.dex.password_login"]}
+"""The warnings that a page shows on purpose."""
+
+
+class Block(NamedTuple):
+    """A fenced block: the page, the line of its fence, what is written behind the fence, and the text."""
+
+    page: str
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(language: str) -> list[Block]:
+    """Every block of ``language`` in the documents."""
+    found = []
+    for file in DOCS:
+        text = file.read_text(encoding="utf-8")
+        for match in re.finditer(r"(?ms)^[ ]*```(\w+)([^\n]*)\n(.*?)^[ ]*```$", text):
+            line = text.count("\n", 0, match.start()) + 1
+            if match[1] == language:
+                found.append(Block(str(file.relative_to(ROOT)), line, match[2].strip(), match[3]))
+    return found
+
+
+def named(block: Block) -> str:
+    """How pytest calls a block."""
+    return str(block)
+
+
+WHOLE: Final = [block for block in blocks("yaml") if not block.kind]
+FRAGMENTS: Final = [block for block in blocks("yaml") if block.kind == "fragment"]
+
+
+def complaints(text: str, folder: Path) -> list[str]:
+    """What ``check`` says about ``text`` when all files and variables are there."""
+    file = furnish(folder) / "authproxy.yaml"
+    file.write_text(text, encoding="utf-8")
+    return [f"{problem.path}: {problem.message}" for problem in inspect(file, ENVIRON)]
+
+
+@pytest.mark.parametrize("block", WHOLE, ids=named)
+def test_settings_can_be_served(block: Block, tmp_path: Path) -> None:
+    """A settings file that a page shows is served by this version, without a doubt but those that the page names."""
+    assert [said.partition(":")[0] for said in complaints(block.text, tmp_path)] == DOUBTS.get(block.page, [])
+
+
+@pytest.mark.parametrize("block", FRAGMENTS, ids=named)
+def test_fragments_fit(block: Block, tmp_path: Path) -> None:
+    """A fragment fits into the settings file that its page shows, or else into the one of the README."""
+    homes = [whole for whole in WHOLE if whole.page == block.page] or [w for w in WHOLE if w.page == "README.md"]
+    merged = merge(yaml.safe_load(homes[0].text), yaml.safe_load(block.text))
+    assert [said for said in complaints(yaml.safe_dump(merged), tmp_path) if "is never used" not in said] == []
+
+
+def merge(below: Any, above: Any) -> Any:
+    """``above`` laid over ``below``, key by key."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{key: merge(below.get(key), value) for key, value in above.items()}}
+
+
+def test_the_readme_needs_ten_lines() -> None:
+    """The configuration of the README has the ten lines that it promises."""
+    (block,) = [block for block in WHOLE if block.page == "README.md"]
+    assert len(block.text.splitlines()) == 10
+
+
+def test_every_block_says_what_it_is() -> None:
+    """A YAML block is a settings file, a fragment of one, or marked as something else that we know."""
+    assert {block.kind for block in blocks("yaml")} <= {"", "fragment", "kubernetes", "dex"}
+
+
+# --- links ---
+
+
+def anchors(file: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", re.sub(r"(?ms)^```.*?^```$", "", file.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    """Every link of the documents that stays inside the project."""
+    for file in DOCS:
+        for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:", target):
+                yield file, target
+
+
+@pytest.mark.parametrize("file", DOCS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_lead_somewhere(file: Path) -> None:
+    """What a page links to is there, and so is the heading."""
+    for page, target in links():
+        if page != file:
+            continue
+        place, _, anchor = target.partition("#")
+        found = (page.parent / place).resolve() if place else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("file", DOCS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_that_are_named_are_there(file: Path) -> None:
+    """A path of the project that stands in a page exists."""
+    text = file.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:tests|authproxy|docs|config|deploy|requirements)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_page_is_found() -> None:
+    """Each page of docs/ can be reached from its index."""
+    index = ROOT / "docs" / "index.md"
+    reached = {(page.parent / target.partition("#")[0]).resolve() for page, target in links() if page == index}
+    assert {file for file in DOCS if file.is_relative_to(ROOT / "docs")} - {index} <= reached
+
+
+# --- refusals ---
+
+
+class Raised(NamedTuple):
+    """A refusal in the code."""
+
+    code: str
+    status: int
+
+
+PASSED_ON: Final = {
+    ("routing.py", "missing.code"): {Raised("no_app", 404), Raised("no_route", 404), Raised("method_not_allowed", 405)},
+    ("login.py", "wrong.code"): {Raised("issuer_mismatch", 400)},
+}
+"""Codes that are made elsewhere than where the refusal is raised."""
+
+
+def refusal_kinds(kind: type[errors.Refusal] = errors.Refusal) -> Iterator[type[errors.Refusal]]:
+    """Every kind of refusal."""
+    yield kind
+    for sub in kind.__subclasses__():
+        yield from refusal_kinds(sub)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call of a plain name or of a method, with that name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name):
+                yield node.func.id, node
+            elif isinstance(node.func, ast.Attribute):
+                yield node.func.attr, node
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    """Every module of the house; the demo stands outside."""
+    for file in sorted((ROOT / "authproxy").rglob("*.py")):
+        if "demo" not in file.parts:
+            yield file, ast.parse(file.read_text(encoding="utf-8"))
+
+
+def raised() -> set[Raised]:
+    """Every refusal that the code raises: code and status."""
+    statuses = {kind.__name__: kind.status for kind in refusal_kinds()}
+    found = {Raised("too_many_attempts", errors.TooManyAttempts.status)}  # its own constructor says the code
+    for file, tree in sources():
+        for name, call in calls(tree):
+            if name in statuses and name != "TooManyAttempts" and call.args:
+                found |= _codes(file, call.args[0], statuses[name])
+    return found
+
+
+def _codes(file: Path, code: ast.expr, status: int) -> set[Raised]:
+    if isinstance(code, ast.Constant):
+        return {Raised(str(code.value), status)}
+    return {one for one in PASSED_ON[(file.name, ast.unparse(code))] if one.status == status}
+
+
+def rows(page: str, heading: str = "") -> list[list[str]]:
+    """The cells of the tables of a page of the reference, below ``heading`` if one is given; header rows left out."""
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+    if heading:
+        text = re.split(r"(?m)^## ", text.split(f"## {heading}\n")[1])[0]
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def names(cell: str) -> list[str]:
+    """What stands in backquotes."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_refusal_is_explained() -> None:
+    """The reference has every code with its status, and none that nobody raises."""
+    told = {
+        Raised(code, int(status))
+        for cells in rows("errors.md", "Codes")
+        for code in names(cells[0])
+        for status in cells[1].split(", ")
+    }
+    assert told == raised()
+
+
+# --- metrics and audit ---
+
+
+def test_every_metric_is_explained() -> None:
+    """The reference has every metric with its kind and its labels, and none that is not exposed."""
+    metrics = Metrics()
+    exposed = {name: kind for name, kind in re.findall(r"(?m)^# TYPE (\S+) (\S+)$", metrics.text().decode())}
+    told = {names(cells[0])[0]: cells[1] for cells in rows("metrics.md")}
+    assert told == {name: kind for name, kind in exposed.items() if not name.endswith("_created")}
+    collectors = metrics._registry._collector_to_names
+    labels = {one._name: list(one._labelnames) for one in collectors}  # type: ignore[attr-defined]
+    assert {names(cells[0])[0].removesuffix("_total"): names(cells[2]) for cells in rows("metrics.md")} == labels
+
+
+def recorded() -> tuple[set[str], set[str]]:
+    """The events and the fields of the audit trail, from the calls that write it."""
+    events, fields = set(), {"time", "event"}
+    for _, tree in sources():
+        for name, call in calls(tree):
+            if name == "record" and isinstance(call.func, ast.Attribute) and "audit" in ast.unparse(call.func):
+                fields |= {keyword.arg for keyword in call.keywords if keyword.arg}
+                events |= {str(arg.value) for arg in call.args[:1] if isinstance(arg, ast.Constant)}
+            if name == "_note":
+                events |= {str(arg.value) for arg in call.args[1:2] if isinstance(arg, ast.Constant)}
+    return events, fields
+
+
+def test_every_audit_record_is_explained() -> None:
+    """The reference has every event and every field of the audit trail, and no other."""
+    events, fields = recorded()
+    assert {"exchange", "sign_in", "sign_out", "backchannel_logout"} <= events
+    assert {names(cells[0])[0] for cells in rows("audit.md", "Events")} == events
+    assert {names(cells[0])[0] for cells in rows("audit.md", "Fields")} == fields
+
+
+# --- endpoints ---
+
+
+def served() -> set[tuple[str, str]]:
+    """Method and path of every page of ours, from the table that makes them routes."""
+    tree = ast.parse((ROOT / "authproxy" / "portal" / "routes.py").read_text(encoding="utf-8"))
+    tuples = [node for node in ast.walk(tree) if isinstance(node, ast.Tuple) and len(node.elts) == 3]
+    pairs = [[e.value for e in node.elts[:2] if isinstance(e, ast.Constant)] for node in tuples]
+    return {(str(p[0]), str(p[1])) for p in pairs if len(p) == 2 and str(p[1]).startswith("/")}
+
+
+def test_every_endpoint_is_explained() -> None:
+    """The reference has every page of ours with its methods, and no other."""
+    told = {(method, path) for cells in rows("endpoints.md", "Pages") for path in names(cells[0]) for method in cells[1].split(", ")}
+    assert told == served()
+    assert [names(cells[0])[0] for cells in rows("endpoints.md", "Decisions for an ingress")] == ["/auth"]
+    assert [names(cells[0])[0] for cells in rows("endpoints.md", "Admin listener")] == ["/healthz", "/readyz", "/metrics"]
+
+
+# --- nginx ---
+
+
+class Ingress(NamedTuple):
+    """A running nginx with the configuration of the how-to."""
+
+    stage: Stage
+    port: int
+
+    def at(self, target: str) -> str:
+        """The address of ``target`` in the wiki."""
+        return f"http://wiki.example.test:{self.port}{target}"
+
+
+def configuration(text: str, folder: Path, port: int, places: dict[str, str]) -> str:
+    """The configuration of the page, on loopback and without TLS."""
+    text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};").replace("example.com", "example.test")
+    for place, address in places.items():
+        text = text.replace(f"http://{place}", f"http://{address}")
+    paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
+    return (
+        f"daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr warn;"
+        f"events {{}} http {{ access_log off; client_body_temp_path {folder}/body; {paths}\n{text}\n}}\n"
+    )
+
+
+@pytest.fixture
+async def ingress(stages: Set, tmp_path: Path) -> AsyncIterator[Ingress]:
+    """The settings and the nginx configuration of docs/how-to/nginx.md, with everybody on loopback."""
+    (shown,) = [block for block in WHOLE if block.page == "docs/how-to/nginx.md"]
+    (nginx,) = blocks("nginx")
+    port = free_port()
+    settings = yaml.safe_load(shown.text.replace("example.com", "example.test"))
+    stage = await stages(
+        public_url=f"http://auth.example.test:{port}",
+        listen={"decisions": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1/32"]},
+        forward_auth=settings["forward_auth"],
+        session={"cookie": settings["session"]["cookie"]},
+        provider={"scopes": settings["providers"]["dex"]["scopes"]},
+        policies=settings["policies"],
+        application={
+            "host": "wiki.example.test",
+            "routes": settings["apps"]["wiki"]["routes"],
+            "upstream": {"authorization": settings["apps"]["wiki"]["upstream"]["authorization"]},
+        },
+    )
+    places = {
+        "authproxy:8080": stage.proxies[0].addresses["public"],
+        "authproxy:8081": stage.proxies[0].addresses["decisions"],
+        "wiki:8080": stage.app.url.removeprefix("http://"),
+    }
+    file = tmp_path / "nginx.conf"
+    file.write_text(configuration(nginx.text, tmp_path, port, places))
+    async with Program("/usr/sbin/nginx", "-p", tmp_path, "-c", file, "-e", "stderr") as program:
+        await listening(port, program)
+        yield Ingress(stage, port)
+
+
+async def listening(port: int, program: Program) -> None:
+    """Wait until somebody does."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                assert program.exit_code is None, program.transcript()
+                await asyncio.sleep(0.02)  # another program: there is no event to wait for
+            else:
+                writer.close()
+                return
+
+
+DEEP: Final = "/deep//link?a=1&b=%2F%2Fx&c=/y"
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
+async def test_the_nginx_page_works(ingress: Ingress) -> None:
+    """As the page says: a deep link survives the sign-in whole, identity and token arrive, lies do not, scripts get 401."""
+    stage, browser = ingress.stage, ingress.stage.browser
+    refused = await browser.xhr(ingress.at("/data"))
+    assert (refused.status, refused.json["error"]) == (401, "not_signed_in")
+    page = await browser.open(ingress.at(DEEP))
+    assert (page.status, page.url) == (200, ingress.at(DEEP))
+    seen = stage.app.last
+    assert seen.target == DEEP
+    assert seen.all("X-Forwarded-User") == ["alice@example.com"]
+    assert (seen.get("Authorization") or "").startswith("Bearer ")
+    lies = {"X-Forwarded-User": "root", "X-Original-URL": "http://x/", "X-Original-URI": "/x", "X-Forwarded-Uri": "/x"}
+    assert (await browser.xhr(ingress.at("/lied-to"), headers=lies)).status == 200
+    assert stage.app.last.all("X-Forwarded-User") == ["alice@example.com"]
+    assert (await browser.xhr(f"http://auth.example.test:{ingress.port}/oauth2/auth")).status == 404
+    stage.clock.pass_(11 * 60)  # the token expires
+    before = stage.session_cookie()
+    cookies = dict(browser.cookies(ingress.at("/")))
+    assert (await browser.xhr(ingress.at("/later"))).status == 200
+    assert dict(browser.cookies(ingress.at("/"))) != cookies, before
+    assert stage.app.last.get("Authorization") == f"Bearer {stage.peer.issued[-1]['id_token']}"
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
+async def test_the_nginx_page_refuses(ingress: Ingress) -> None:
+    """Who is signed in and not staff is told 403, and nothing reaches the wiki."""
+    ingress.stage.peer.current_user = "bob"
+    page = await ingress.stage.browser.open(ingress.at("/staff"))
+    assert (page.status, ingress.stage.reached()) == (403, 0)
