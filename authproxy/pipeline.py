@@ -6,14 +6,13 @@ the proxy, which delivers what was decided, and forward-auth, which only says it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from authproxy import authz, mutate
 from authproxy.authn.chain import Chain, Proved
 from authproxy.edge.answer import Answers
-from authproxy.errors import ClientGone, Forbidden, Refusal, Unavailable
+from authproxy.errors import ClientGone, Forbidden, Refusal
 from authproxy.model import Answer, Decision, Exchange, HeaderList, Lifetime, Match, RequestInfo
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
@@ -21,7 +20,7 @@ from authproxy.routing import RouteTable
 from authproxy.upstream.forward import deliver
 from authproxy.upstream.pool import Pools
 
-log = logging.getLogger("authproxy.pipeline")
+_CLIENT_GONE: Final = 499  # nginx's word for a client that left before it had its answer
 
 
 class Permit(NamedTuple):
@@ -58,25 +57,25 @@ class Pipeline:
         return Permit(match, proved, decision)
 
     async def proxy(self, exchange: Exchange) -> None:
-        """The first door: decide, then deliver."""
+        """The first door: decide, then deliver.  One audit record, however it ends."""
         info, began = exchange.info, self._clock()
         match = permit = refusal = None
-        status = 0
+        status: int | None = _CLIENT_GONE
         try:
             match = self._routes.match(info)
             permit = await self.decide(info, match)
             status = await self._deliver(exchange, permit)
         except Refusal as no:
-            refusal, status = no, no.status
+            refusal = no
+            status = await self._say(exchange, no, match)
         except ClientGone:
-            status = 499  # nginx's word for it: the client left before it had its answer
+            pass
         except Exception:
-            log.exception("request %s failed", info.request_id)
-            refusal = Unavailable("internal_error", "Something went wrong on our side.")
-            status = refusal.status
-        if refusal is not None:
-            status = await self._say(exchange, refusal, match)
-        self._observe(info, match, permit, status, refusal, began)
+            status = None  # a mistake of ours: the front door words and records it
+            raise
+        finally:  # also when the client's leaving cancels this
+            if status is not None:
+                self._observe(info, match, permit, status, refusal, began)
 
     async def _deliver(self, exchange: Exchange, permit: Permit) -> int:
         info, identity, cookies = exchange.info, permit.proved.identity, permit.proved.set_cookies
@@ -102,7 +101,7 @@ class Pipeline:
         try:
             await exchange.answer(answer)
         except ClientGone:
-            return 499
+            return _CLIENT_GONE
         return answer.status
 
     async def forward_auth(self, info: RequestInfo, *, success: int, release_tokens: bool) -> Answer:

@@ -14,7 +14,6 @@ from authproxy.edge.origin import Origins
 from authproxy.errors import MethodNotAllowed, NotAuthenticated, Refusal, TooManyAttempts
 from authproxy.model import Answer, HeaderList, Match, RequestInfo
 
-
 _TITLES: Final = {
     400: "This request cannot be understood",
     401: "Please sign in",

@@ -102,6 +102,7 @@ _ADVICE: Final[Mapping[int, _Advice]] = {
     503: _Advice("down", "Back in a moment", "It is not your fault. Please try again shortly."),
     504: _Advice("down", "The app takes too long", f"It is not your fault. {_AGAIN}"),
 }
+_PHRASES: Final = frozenset({"", *(status.phrase for status in HTTPStatus)})
 _CLIENT_ADVICE: Final = _Advice(
     "lost", "That did not work", "Go back and try again. If it keeps happening, report the request ID below."
 )
@@ -114,7 +115,7 @@ def _advice(status: int) -> _Advice:
 
 def _heading(status: int, title: str) -> str:
     """``title``, unless it is empty or the status's own phrase, which tells a person little."""
-    return _advice(status).heading if title in ("", *(known.phrase for known in HTTPStatus)) else title
+    return _advice(status).heading if title in _PHRASES else title
 
 
 def safe_href(href: str) -> str:
@@ -202,7 +203,7 @@ class Pages:
         return self.render("throttled.html", retry_after=max(retry_after, 1), request_id=request_id, back=back)
 
     def sign_out(self, *, action: str, csrf_token: str, user: str, rd: str, cancel: str = "/") -> bytes:
-        """Asks first, since a link alone must not sign out: it could stand in any page.  Posts ``csrf_token``, ``rd``."""
+        """Asks first, since a link alone must not sign out: any page may hold one.  Posts ``csrf_token``, ``rd``."""
         return self.render("sign_out.html", action=action, csrf_token=csrf_token, user=user, rd=rd, cancel=cancel)
 
     def signed_out(self, *, sign_in: str) -> bytes:

@@ -114,6 +114,7 @@ async def test_it_stops_while_it_waits(tmp_path: Path, upstream_app: UpstreamApp
     """SIGTERM ends a process that is not ready yet, in order."""
     peer = OpenIDPeer(port=free_port())
     async with started(tmp_path, settings(peer, upstream_app)) as proxy:
+        await said(proxy, "WARNING: waiting for provider peer")
         assert await proxy.stop() == 0, proxy.program.transcript()
 
 
