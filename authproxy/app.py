@@ -104,16 +104,16 @@ class Authproxy:
         """Ask ``run_until_stopped`` to return."""
         self._stop.set()
 
-    async def run_until_stopped(self) -> None:
-        """Serve until SIGTERM, SIGINT or ``stop``; then finish what runs."""
+    def obey_signals(self) -> None:
+        """From now on SIGTERM and SIGINT ask ``run_until_stopped`` to return."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        try:
-            await self._stop.wait()
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+            self._stack.callback(loop.remove_signal_handler, number)
+
+    async def run_until_stopped(self) -> None:
+        """Serve until ``stop``, or a signal that is obeyed; then finish what runs."""
+        await self._stop.wait()
         await self.drain()
 
     async def drain(self) -> None:
@@ -213,7 +213,8 @@ class Authproxy:
         parts = Parts(
             info_of=info_of, providers=self.providers, routes=self.routes, origins=self.origins,
             targets=self._targets(), pages=self.pages, cookie=self.cookie, session=self.session, login=self.login,
-            logout=self.logout, audit=self.audit, metrics=self.metrics,
+            logout=self.logout,
+            strict=self._settings.session.cookie.same_site == "strict", audit=self.audit, metrics=self.metrics,
         )  # fmt: skip
         self.portal = Portal(parts)
 

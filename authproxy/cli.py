@@ -50,6 +50,7 @@ def serve(file: Path) -> None:
 
 async def _serve(loaded: Loaded) -> None:
     async with Authproxy(loaded.settings) as proxy:
+        proxy.obey_signals()
         for name, address in proxy.addresses.items():
             click.echo(f"authproxy: {name} listens on {address}", err=True)
         waiting = proxy.startup.readiness().waiting_for

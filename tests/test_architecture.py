@@ -66,7 +66,7 @@ LIBRARIES: Final[dict[str, set[str]]] = {
     "yaml": {"settings"},
     "pydantic": {"settings"},
     "cryptography": {"sessions", "jose", "demo"},  # sealing cookies; telling key types and sizes
-    "jinja2": {"portal"},
+    "jinja2": {"portal", "demo"},
     "prometheus_client": {"observe"},
     "click": {"cli"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
 
@@ -27,9 +28,9 @@ _templates: Final = Environment(
 )
 
 
-def page(template: str, *, status: int = 200, **values: object) -> web.Response:
+def page(template: str, values: Mapping[str, object], status: int = 200) -> web.Response:
     """A template as an answer."""
-    text = _templates.get_template(template).render(**values)
+    text = _templates.get_template(template).render(values)
     return web.Response(status=status, text=text, content_type="text/html", headers=_HEADERS)
 
 

@@ -213,7 +213,7 @@ class DemoProvider:
         return _json({})
 
     async def end_session(self, request: web.Request) -> web.StreamResponse:
-        """RP-Initiated Logout 1.0 section 2: ends the sign-in that the hint names; back only to a registered address."""
+        """RP-Initiated Logout 1.0 section 2: ends the hint's sign-in; goes back to a registered address only."""
         asked = await _parameters(request)
         hint = self._key.claims_of(asked.get("id_token_hint", ""))
         self._grants.end(str(hint.get("sid", "")))
@@ -269,9 +269,9 @@ def _redirect(location: str) -> web.Response:
 
 
 def _login_page(request: str, *, username: str, wrong: bool = False) -> web.Response:
-    status = 401 if wrong else 200
-    return page("login.html", status=status, people=PEOPLE, request=request, username=username, wrong=wrong)
+    values = {"people": PEOPLE, "request": request, "username": username, "wrong": wrong}
+    return page("login.html", values, status=401 if wrong else 200)
 
 
 def _message(title: str, text: str, status: int = 200) -> web.Response:
-    return page("message.html", status=status, title=title, text=text)
+    return page("message.html", {"title": title, "text": text}, status)

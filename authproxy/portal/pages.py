@@ -210,6 +210,10 @@ class Pages:
         """The end of a session, and the way back."""
         return self.render("signed_out.html", sign_in=sign_in)
 
+    def signed_in(self, *, target: str) -> bytes:
+        """Goes on to ``target`` by itself, as a visit that this site began."""
+        return self.render("signed_in.html", target=target)
+
     def render(self, template: str, **values: object) -> bytes:
         """Any template of this room, which extends ``base.html`` and may use the filters ``href`` and ``duration``."""
         return self._environment.get_template(template).render(**values).encode()

@@ -53,6 +53,7 @@ class Parts(NamedTuple):
     session: SessionAuthenticator
     login: Login
     logout: Logout
+    strict: bool  # the session cookie is SameSite=Strict
     audit: Audit
     metrics: Metrics
 
@@ -135,9 +136,9 @@ class Portal:
         """The provider sent the browser back."""
         info = self._parts.info_of(request)
         encoded = await raw_form(request) if request.method == "POST" else info.query
-        parameters = callback_parameters(encoded)
         provider = self._callback_provider(info)
         try:
+            parameters = callback_parameters(encoded)
             finished = await self._parts.login.finish(info, provider, parameters)
         except Refusal as refusal:
             self._note(info, "sign_in", refusal.code, provider=provider.name, reason=refusal.reason)
@@ -156,6 +157,10 @@ class Portal:
     def _finished(self, info: RequestInfo, provider: Provider, finished: Finished) -> web.Response:
         if finished.identity is not None:
             self._note(info, "sign_in", "ok", provider=provider.name, identity=finished.identity)
+        if self._parts.strict and finished.identity is not None:
+            # A SameSite=Strict cookie does not travel along a redirect that another site began; a page of ours goes on.
+            page = _page(self._parts.pages.signed_in(target=finished.target))
+            return _carrying(page, finished.set_cookies)
         # 303: the browser must fetch the target, not post to it (RFC 9110 section 15.4.4).
         return _redirect(finished.target, 302 if info.method == "GET" else 303, finished.set_cookies)
 

@@ -6,6 +6,7 @@ It is sealed into a host-only cookie of its own.  Sign-in sessions never live he
 from __future__ import annotations
 
 import json
+import warnings
 from hmac import compare_digest
 from typing import Final
 
@@ -16,6 +17,9 @@ from authproxy.errors import Forbidden
 from authproxy.model import Headers
 from authproxy.sessions.cookie import Cookies
 from authproxy.sessions.sealing import KeyRing, token
+
+# aiohttp-session keeps what it holds under plain strings; operators need not read that in their logs.
+warnings.filterwarnings("ignore", category=web.NotAppKeyWarning)
 
 _PURPOSE: Final = "portal-state"
 _SUFFIX: Final = "_portal"

@@ -25,8 +25,6 @@ from tests.hostile.harness import (
 from tests.peers.authproxy_process import SESSION_KEY
 from tests.peers.redis_server import RedisServer
 
-pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
-
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 Replica = Callable[..., Awaitable[Authproxy]]
 MINUTES = 11 * 60.0

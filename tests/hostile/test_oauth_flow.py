@@ -33,8 +33,6 @@ from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.openid_signing import b64, signing_key
 from tests.peers.redis_server import RedisServer
 
-pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
-
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 CROSS = {"Sec-Fetch-Site": "cross-site"}
 

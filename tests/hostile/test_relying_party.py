@@ -21,8 +21,6 @@ from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.openid_signing import b64, half_hash, sign, signing_key
 from tests.peers.redis_server import RedisServer
 
-pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
-
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 FORM_POST = {"https": True, "provider": {"response_mode": "form_post"}}
 UNSIGNED = b64(b'{"alg":"none"}')

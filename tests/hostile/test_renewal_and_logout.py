@@ -14,8 +14,6 @@ from tests.hostile.harness import PREFIX, Set, Stage, StrictBrowser, begins_sess
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.redis_server import RedisServer
 
-pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
-
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 Replica = Callable[..., Awaitable[Authproxy]]
 CROSS = {"Sec-Fetch-Site": "cross-site"}

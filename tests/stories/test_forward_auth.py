@@ -16,8 +16,6 @@ from tests.hostile.conftest import stages as stages
 from tests.hostile.harness import HOST, PREFIX, Raw, Set, Stage, send
 from tests.peers.program import Program, free_port
 
-pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
-
 SECRET = "a-secret-that-only-the-ingress-knows-0123"
 NGINX = """
 daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr warn;

@@ -21,8 +21,6 @@ from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
 
-pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
-
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 SIGN_IN = f"{PREFIX}/sign_in"
 
