@@ -55,9 +55,7 @@ from authproxy.signin.resume import Resumption
 from authproxy.signin.state import StateCookies
 from authproxy.signin.target import AllowedTargets
 from authproxy.startup import Check, Startup
-from authproxy.store.base import Store
-from authproxy.store.memory import MemoryStore
-from authproxy.store.redis import RedisStore
+from authproxy.store.opened import open_store
 from authproxy.throttle import Throttle
 from authproxy.upstream.pool import Pools
 
@@ -127,7 +125,7 @@ class Authproxy:
         settings, clock = self._settings, self._clock
         self.audit = self._open_audit()
         self.metrics = Metrics()
-        self.store = self._open_store()
+        self.store = open_store(settings.store, clock=clock)
         self._stack.push_async_callback(self.store.close)
         self.ring = KeyRing(_session_keys(settings))
         self.providers = {
@@ -149,16 +147,6 @@ class Authproxy:
         audit = Audit.open(where.file if isinstance(where, AuditShape) else None, clock=self._clock)
         self._stack.callback(audit.close)
         return audit
-
-    def _open_store(self) -> Store:
-        redis = self._settings.store.redis
-        if redis is None:
-            return MemoryStore(self._clock)
-        url = redis.url if isinstance(redis.url, str) else redis.url.reveal() if redis.url else ""
-        return RedisStore.standalone(
-            url, username=redis.username, password=redis.password.reveal if redis.password else None,
-            ca=str(redis.ca) if redis.ca else None, prefix=redis.prefix,
-        )  # fmt: skip
 
     def _build_sessions(self) -> None:
         settings, clock, session = self._settings, self._clock, self._settings.session

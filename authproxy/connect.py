@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from authproxy.errors import ProviderError, StoreUnavailable
 from authproxy.oidc.provider import Provider
 from authproxy.settings.schema import Settings
-from authproxy.store.redis import RedisStore
+from authproxy.store.opened import open_store
 
 _SECONDS = 5.0
 
@@ -27,13 +27,7 @@ async def try_connections(settings: Settings) -> AsyncIterator[tuple[str, str]]:
 
 
 async def _store(settings: Settings) -> str:
-    redis = settings.store.redis
-    assert redis is not None  # noqa: S101 -- the caller looked
-    url = redis.url if isinstance(redis.url, str) else redis.url.reveal() if redis.url else ""
-    store = RedisStore.standalone(
-        url, username=redis.username, password=redis.password.reveal if redis.password else None,
-        ca=str(redis.ca) if redis.ca else None, prefix=redis.prefix, budget=_SECONDS,
-    )  # fmt: skip
+    store = open_store(settings.store, budget=_SECONDS)
     try:
         await store.ping()
     except StoreUnavailable as error:

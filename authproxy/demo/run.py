@@ -50,6 +50,7 @@ async def run(port: int) -> None:
                 audit=audit,
             )
             async with Authproxy(from_mapping(data, Path(folder), name="demo")) as proxy:
+                proxy.obey_signals()
                 print(welcome(asked=port, port=chosen, issuer=provider.issuer, audit=audit), flush=True)
                 await proxy.run_until_stopped()
     print("\nThe demo has ended. Nothing of it is left behind.", flush=True)
@@ -140,26 +141,30 @@ def welcome(*, asked: int, port: int, issuer: str, audit: Path) -> str:
     """What the terminal shows."""
     at = f"http://localhost:{port}"
     moved = (
-        [f"  Port {asked} is taken, so this is port {port}. To choose: authproxy demo --port N", ""]
+        f"  Port {asked} is taken, so this is port {port}. To choose: authproxy demo --port N\n\n"
         if asked != port
-        else []
+        else ""
     )
-    people = [f"    {one.username} / {one.password:<12} {one.name}, {' and '.join(one.groups)}" for one in PEOPLE]
-    return "\n".join(
-        [
-            "", f"  authproxy demo   {_bold('open ' + at + '/')}", "", *moved,
-            "  Sign in as", *people, "",
-            "  Try",
-            f"    {at}/reports/harbour?year=2026   a deep link: it survives the sign-in",
-            f"    {at}/admin/                      alice may, bob is told no",
-            f"    {at}/public                      no sign-in at all",
-            f"    {at}/oauth2/sign_out             sign out, here and at the provider",
-            f"    curl -i {at}/api/time            a script gets 401 and JSON",
-            f"    tail -f {audit}   one line for each request", "",
-            f"  The sample app is behind the proxy; the provider (Demo ID) is at {issuer}.",
-            "  Ctrl-C stops everything.", "",
-        ]
-    )  # fmt: skip
+    people = [(f"{one.username} / {one.password}", f"{one.name}: {', '.join(one.groups)}") for one in PEOPLE]
+    tries = [
+        (f"{at}/reports/harbour?year=2026", "a deep link survives the sign-in"),
+        (f"{at}/admin/", "alice may, bob is told no"),
+        (f"{at}/public", "no sign-in at all"),
+        (f"{at}/oauth2/sign_out", "sign out, here and at the provider"),
+        (f"curl -i {at}/api/time", "a script gets 401 and JSON"),
+        (f"tail -f {audit}", "one line for each request"),
+    ]
+    return (
+        f"\n  authproxy demo: open {_bold(at + '/')}\n\n{moved}"
+        f"  Sign in as\n{_columns(people)}\n\n  Try\n{_columns(tries)}\n\n"
+        f"  The sample app (Tideline) is behind the proxy; the provider (Demo ID) is at {issuer}.\n"
+        "  Ctrl-C stops everything.\n"
+    )
+
+
+def _columns(rows: list[tuple[str, str]]) -> str:
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(f"    {left:<{width}}   {right}" for left, right in rows)
 
 
 def _bold(words: str) -> str:

@@ -45,8 +45,9 @@ class Decisions:
         self._private: Final = private_listener
 
     def attach(self, app: web.Application, prefix: str) -> None:
-        """Add the route."""
-        app.router.add_route("*", f"{prefix}/auth", self.auth)
+        """Add the route; on a listener of its own the prefix may be left out."""
+        for start in {prefix, ""} if self._private else {prefix}:
+            app.router.add_route("*", f"{start}/auth", self.auth)
 
     async def auth(self, request: web.Request) -> web.StreamResponse:
         """nginx ``auth_request``: 2xx, 401 or 403; never a redirect."""

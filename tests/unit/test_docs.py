@@ -46,11 +46,11 @@ class Block(NamedTuple):
 
 
 def blocks(language: str) -> list[Block]:
-    """Every block of ``language`` in the documents."""
+    """Every block of ``language`` in the documents; "" for blocks that say none."""
     found = []
     for file in DOCS:
         text = file.read_text(encoding="utf-8")
-        for match in re.finditer(r"(?ms)^[ ]*```(\w+)([^\n]*)\n(.*?)^[ ]*```$", text):
+        for match in re.finditer(r"(?ms)^[ ]*```(\w*)([^\n]*)\n(.*?)^[ ]*```$", text):
             line = text.count("\n", 0, match.start()) + 1
             if match[1] == language:
                 found.append(Block(str(file.relative_to(ROOT)), line, match[2].strip(), match[3]))
@@ -170,12 +170,10 @@ def test_what_is_missing_is_said() -> None:
 
 def typed(command: str) -> set[str]:
     """The words that follow ``command`` where the pages show what to type."""
-    found: set[str] = set()
+    code = [block.text for block in blocks("")]
     for file in DOCS:
-        text = file.read_text(encoding="utf-8")
-        code = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"(?ms)^```\n(.*?)^```$", text)]
-        found.update(word for piece in code for word in re.findall(rf"(?m)^{command} ([a-z]+)\b", piece))
-    return found
+        code += re.findall(r"`([^`\n]+)`", file.read_text(encoding="utf-8"))
+    return {word for piece in code for word in re.findall(rf"(?m)^{command} ([a-z]+)\b", piece)}
 
 
 def test_commands_are_there() -> None:
@@ -402,7 +400,6 @@ async def listening(port: int, program: Program) -> None:
 DEEP: Final = "/deep//link?a=1&b=%2F%2Fx&c=/y"
 
 
-@pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
 async def test_the_nginx_page_works(ingress: Ingress) -> None:
     """As it says: a deep link survives the sign-in whole, identity and token arrive, lies do not, scripts get 401."""
     stage, browser = ingress.stage, ingress.stage.browser
@@ -425,7 +422,6 @@ async def test_the_nginx_page_works(ingress: Ingress) -> None:
     assert stage.app.last.get("Authorization") == f"Bearer {stage.peer.issued[-1]['id_token']}"
 
 
-@pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
 async def test_the_nginx_page_refuses(ingress: Ingress) -> None:
     """Who is signed in and not staff is told 403, and nothing reaches the wiki."""
     ingress.stage.peer.current_user = "bob"
