@@ -126,7 +126,10 @@ async def test_the_admin_page_has_one_address(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Bearer", "Bearer a.b", "Bearer a.b.c", "Bearer a.W10.c", "Basic YTpi", "Bearer a.eyJ.c", "Bearer a." + "W" * 9999 + ".c"],
+    [
+        "", "Bearer", "Bearer a.b", "Bearer a.b.c", "Bearer a.W10.c", "Basic YTpi", "Bearer a.eyJ.c",
+        "Bearer a." + "W" * 9999 + ".c",
+    ],
 )  # fmt: skip
 def test_what_is_no_token_has_no_claims(header: str) -> None:
     """Junk is no error: the page just knows less."""

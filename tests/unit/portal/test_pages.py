@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -57,6 +58,10 @@ class Parsed(HTMLParser):
 
 def form(text: str = "x", error: str = "") -> PasswordForm:
     return PasswordForm("/oauth2/sign_in", text, text, text, text, text, error)
+
+
+def refusal(status: int, title: str = "", links: Sequence[tuple[str, str]] = ()) -> Parsed:
+    return Parsed(PAGES.error(status=status, code="c", title=title, message="m", request_id="r", links=links))
 
 
 def every(text: str) -> dict[str, bytes]:
@@ -155,19 +160,16 @@ def test_an_error_says_what_happened_and_what_to_do(status: int) -> None:
 
 
 def test_the_phrase_of_a_status_is_no_title() -> None:
-    """ "Forbidden" becomes a sentence; a title that somebody wrote stays."""
-    common = {"code": "c", "message": "m", "request_id": "r"}
-    assert "You may not open this page" in Parsed(PAGES.error(status=403, title="Forbidden", **common)).text
-    assert "Our words" in Parsed(PAGES.error(status=403, title="Our words", **common)).text
+    """The bare phrase "Forbidden" becomes a sentence; a title that somebody wrote stays."""
+    assert "You may not open this page" in refusal(403, "Forbidden").text
+    assert "Our words" in refusal(403, "Our words").text
 
 
 def test_only_a_failure_offers_to_try_again() -> None:
     """A 5xx without links can be repeated; a no cannot; links that are given take the place of it."""
-    common = {"code": "c", "title": "", "message": "m", "request_id": "r"}
-    assert [at["href"] for at in Parsed(PAGES.error(status=502, **common)).all("a")] == [""]
-    assert Parsed(PAGES.error(status=403, **common)).all("a") == []
-    given = Parsed(PAGES.error(status=502, links=[("Home", "/")], **common)).all("a")
-    assert [at["href"] for at in given] == ["/"]
+    assert [at["href"] for at in refusal(502).all("a")] == [""]
+    assert refusal(403).all("a") == []
+    assert [at["href"] for at in refusal(502, links=[("Home", "/")]).all("a")] == ["/"]
 
 
 def test_waiting_works_without_script() -> None:
@@ -210,7 +212,10 @@ def test_an_honest_address_stays(href: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(-1, "0 seconds"), (0, "0 seconds"), (1, "1 second"), (59, "59 seconds"), (60, "1 minute"), (61, "1 minute 1 second"), (150, "2 minutes 30 seconds")],
+    [
+        (-1, "0 seconds"), (0, "0 seconds"), (1, "1 second"), (59, "59 seconds"), (60, "1 minute"),
+        (61, "1 minute 1 second"), (150, "2 minutes 30 seconds"),
+    ],
 )  # fmt: skip
 def test_durations_are_words(seconds: int, words: str) -> None:
     """Minutes and seconds, singular and plural."""
@@ -267,7 +272,9 @@ def contrast(one: str, other: str) -> float:
 
 TEXT = [("ink", "panel"), ("muted", "panel"), ("accent", "panel"), ("accent", "tint"), ("on-accent", "accent")]
 SHEETS = {
-    "portal/static/authproxy.css": [*TEXT, ("on-accent", "accent-deep"), ("notice-ink", "notice"), ("alert-ink", "alert")],
+    "portal/static/authproxy.css": [
+        *TEXT, ("on-accent", "accent-deep"), ("notice-ink", "notice"), ("alert-ink", "alert"),
+    ],
     "demo/static/provider.css": [*TEXT, ("muted", "tint"), ("alert-ink", "alert"), ("face-ink", "face-1")],
     "demo/static/dashboard.css": [
         *TEXT, ("muted", "ground"), ("muted", "tint"), ("accent", "ground"), ("side-muted", "side"),
