@@ -62,8 +62,6 @@ from authproxy.upstream.pool import Pools
 log = logging.getLogger("authproxy")
 _DRAIN: Final = 30.0
 
-Word = Callable[[Refusal, RequestInfo | None], Answer]
-
 
 class Authproxy:
     """A whole proxy.  Enter it to serve; ``addresses`` says where."""
@@ -230,7 +228,7 @@ class Authproxy:
         self.portal.attach(pages)
         self._decisions(private_listener=False).attach(pages, prefix)
         ours = prefix + "/"
-        public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(ours), word=self.answers.refuse)
+        public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)
         certificate = ServerCertificate(listen.tls.cert, listen.tls.key) if listen.tls else None
         if certificate:
             self._begin(certificate.watch())
@@ -238,15 +236,18 @@ class Authproxy:
         if listen.decisions:
             application = web.Application(middlewares=[recorded])
             self._decisions(private_listener=True).attach(application, prefix)
-            door = self._door(application, is_ours=lambda _info: True, word=self.answers.bare)
+            door = self._door(application, is_ours=lambda _info: True, bare=True)
             self.addresses["decisions"] = await door.listen(listen.decisions)
         if listen.admin:
             self.addresses["admin"] = await self._open_admin(listen.admin)
 
-    def _door(self, pages: web.Application, *, is_ours: Callable[[RequestInfo], bool], word: Word) -> FrontDoor:
+    def _door(self, pages: web.Application, *, is_ours: Callable[[RequestInfo], bool], bare: bool) -> FrontDoor:
         def refused(refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
-            self._record_refusal(refusal, info, raw)
-            return word(refusal, info)
+            request_id = info.request_id if info else token(12)
+            self._record_refusal(refusal, info, raw, request_id)
+            if bare:
+                return self.answers.bare(refusal, request_id)
+            return self.answers.refuse(refusal, info) if info else self.answers.unread(refusal, request_id)
 
         door = FrontDoor(pages, describe=self._describe, is_ours=is_ours, proxied=self._proxied, refused=refused)
         self._doors.append(door)
@@ -272,12 +273,12 @@ class Authproxy:
     async def _proxied(self, exchange: Exchange) -> None:
         await self.pipeline.proxy(exchange)
 
-    def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> None:
+    def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None, request_id: str) -> None:
         """A refusal before or beside the pipeline: one audit line, with its code."""
         client = info.client if info else (raw.peer if raw else "")
         self.metrics.exchange(app="", status=refusal.status, seconds=0.0, code=refusal.code)
         self.audit.record(
-            "exchange", request_id=info.request_id if info else "", client=client,
+            "exchange", request_id=request_id, client=client,
             method=info.method if info else (raw.method if raw else ""), host=info.host if info else "",
             path=info.raw_path if info else "", status=refusal.status, code=refusal.code, reason=refusal.reason,
         )  # fmt: skip

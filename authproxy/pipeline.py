@@ -53,7 +53,7 @@ class Pipeline:
         proved = await self._chain.authenticate(info, match)
         decision = authz.decide(info, match, proved.identity)
         if not decision.allowed:
-            raise Forbidden("not_allowed", f"You may not open this: {decision.reason}.", reason=decision.reason)
+            raise Forbidden("not_allowed", _missing(decision), reason=decision.reason)
         return Permit(match, proved, decision)
 
     async def proxy(self, exchange: Exchange) -> None:
@@ -116,7 +116,7 @@ class Pipeline:
             answer = self._permitted(info, permit, success, release_tokens)
         except Refusal as no:
             refusal = no
-            answer = self._answers.bare(no, info)
+            answer = self._answers.bare(no, info.request_id)
         self._observe(info, match, permit, answer.status, refusal, began)
         return answer
 
@@ -147,3 +147,9 @@ class Pipeline:
             kind=identity.kind if identity else "", subject=identity.subject if identity else "",
             user=identity.user if identity else "", ms=round(seconds * 1000, 1),
         )  # fmt: skip
+
+
+def _missing(decision: Decision) -> str:
+    """What the caller lacks, as a sentence; the settings' own words stay in the audit record."""
+    needs = decision.reason.partition(": needs ")[2]
+    return f"This needs {needs}." if needs else f"You may not open this: {decision.reason}."

@@ -84,10 +84,8 @@ class Answers:
         self._origins: Final = origins
         self._csp: Final = csp.encode()
 
-    def refuse(self, refusal: Refusal, info: RequestInfo | None, match: Match | None = None) -> Answer:
-        """The answer for a refusal; ``info`` is None when the request could not even be read."""
-        if info is None:
-            return Answer(refusal.status, self._common(refusal, "-"))
+    def refuse(self, refusal: Refusal, info: RequestInfo, match: Match | None = None) -> Answer:
+        """The answer for a refusal."""
         interactive = match is None or "session" in match.route.accept
         if isinstance(refusal, NotAuthenticated) and interactive and is_navigation(info) and not is_prefetch(info):
             return self._to_sign_in(refusal, info)
@@ -95,10 +93,14 @@ class Answers:
             return self._page(refusal, info)
         return self._json(refusal, info, interactive=interactive)
 
-    def bare(self, refusal: Refusal, info: RequestInfo | None) -> Answer:
+    def unread(self, refusal: Refusal, request_id: str) -> Answer:
+        """For a request that could not even be read: nothing is known of what its sender would like."""
+        headers = (*self._common(refusal, request_id), *self._specific(refusal, interactive=True))
+        return _as_json(refusal, headers, {"request_id": request_id})
+
+    def bare(self, refusal: Refusal, request_id: str) -> Answer:
         """For nginx's ``auth_request``, which knows 2xx, 401 and 403 and takes anything else for a failure of ours."""
         status = 403 if 400 <= refusal.status < 500 and refusal.status != 401 else refusal.status
-        request_id = info.request_id if info else "-"
         return Answer(status, (*self._common(refusal, request_id), *self._specific(refusal, interactive=True)))
 
     def _common(self, refusal: Refusal, request_id: str) -> HeaderList:
@@ -159,10 +161,13 @@ class Answers:
         )
 
     def _json(self, refusal: Refusal, info: RequestInfo, *, interactive: bool) -> Answer:
-        content = {"error": refusal.code, "message": refusal.message, "request_id": info.request_id}
+        content = {"request_id": info.request_id}
         if isinstance(refusal, NotAuthenticated) and interactive:
             content["sign_in"] = self._origins.page(info, "/sign_in")
         headers = (*self._common(refusal, info.request_id), *self._specific(refusal, interactive=interactive))
-        return Answer(
-            refusal.status, (*headers, (b"Content-Type", b"application/json")), json.dumps(content).encode() + b"\n"
-        )
+        return _as_json(refusal, headers, content)
+
+
+def _as_json(refusal: Refusal, headers: HeaderList, content: dict[str, str]) -> Answer:
+    said = {"error": refusal.code, "message": refusal.message, **content}
+    return Answer(refusal.status, (*headers, (b"Content-Type", b"application/json")), json.dumps(said).encode() + b"\n")

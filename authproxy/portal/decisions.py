@@ -31,7 +31,7 @@ class Decisions:
 
     def __init__(
         self, *, info_of: Callable[[web.Request], RequestInfo], decide: Decide,
-        refuse: Callable[[Refusal, RequestInfo | None], Answer], trusted: TrustedProxies, source: Source, success: int,
+        refuse: Callable[[Refusal, str], Answer], trusted: TrustedProxies, source: Source, success: int,
         secret: Callable[[], str] | None, public_scheme: str, private_listener: bool,
     ) -> None:  # fmt: skip
         self._info_of: Final = info_of
@@ -55,7 +55,7 @@ class Decisions:
         try:
             info = self._described(asking)
         except Refusal as refusal:
-            return _response(self._refuse(refusal, asking))
+            return _response(self._refuse(refusal, asking.request_id))
         release = self._private or self._shows_secret(asking)
         request[RECORDED] = True
         return _response(await self._decide(info, success=self._success, release_tokens=release))

@@ -135,10 +135,14 @@ def test_the_reason_stays_with_us() -> None:
         assert "internal detail" not in str(answer.headers)
 
 
-def test_what_cannot_be_read_is_answered_bare() -> None:
-    """Without a request there is no id to name and nothing to show."""
-    answer = ANSWERS.refuse(errors.BadRequest("malformed_request", "No."), None)
-    assert (answer.status, answer.body) == (400, b"")
+def test_what_cannot_be_read_is_answered_in_json() -> None:
+    """Nothing is known of the sender's wishes; the code and an id to ask about are there all the same."""
+    answer = ANSWERS.unread(errors.BadRequest("malformed_request", "This is not a valid request."), "request-2")
+    assert answer.status == 400
+    assert json.loads(answer.body) == {
+        "error": "malformed_request", "message": "This is not a valid request.", "request_id": "request-2",
+    }  # fmt: skip
+    assert headers(answer)["x-request-id"] == "request-2"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +157,7 @@ def test_what_cannot_be_read_is_answered_bare() -> None:
 )
 def test_j4_nginx_hears_401_or_403(refusal: errors.Refusal, status: int) -> None:
     """``auth_request`` takes any other 4xx for a failure, and a redirect for one as well."""
-    answer = ANSWERS.bare(refusal, info(headers=NAVIGATION))
+    answer = ANSWERS.bare(refusal, "request-1")
     assert answer.status == status
     assert "location" not in headers(answer)
 
