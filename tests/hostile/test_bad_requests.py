@@ -1,4 +1,4 @@
-"""Bad requests to a whole proxy, byte for byte: each gets its answer and one audit line, and nobody else hears of it."""
+"""Bad requests to a whole proxy, byte for byte: each gets its answer and one audit line; nobody else hears of it."""
 
 from __future__ import annotations
 
