@@ -116,6 +116,8 @@ class Authproxy:
         """Readiness fails first; then no connection is accepted, and what runs may finish."""
         self.startup.draining = True
         await asyncio.gather(*(door.drain(_DRAIN) for door in self._doors))
+        with suppress(StoreUnavailable):
+            await self.resumption.write_back()
 
     # Building, from the ground floor up
 
@@ -136,9 +138,9 @@ class Authproxy:
         self._build_portal()
         self.startup = Startup(self._checks(), self._degraded)
         await self._open_listeners()
-        self._begin(self.startup.run())
-        self._begin(self.marks.run())
-        self._begin(self._write_back())
+        self._begin(self.startup.run)
+        self._begin(self.marks.run)
+        self._begin(self._write_back)
 
     def _open_audit(self) -> Audit:
         where = self._settings.audit
@@ -231,7 +233,7 @@ class Authproxy:
         public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)
         certificate = ServerCertificate(listen.tls.cert, listen.tls.key) if listen.tls else None
         if certificate:
-            self._begin(certificate.watch())
+            self._begin(certificate.watch)
         self.addresses["public"] = await public.listen(listen.address, certificate.context if certificate else None)
         if listen.decisions:
             application = web.Application(middlewares=[recorded])
@@ -297,8 +299,8 @@ class Authproxy:
             found["store"] = "unreachable; sessions go on from memory and from their cookies"
         return found
 
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+    def _begin(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(_kept_going(work)))
 
     async def _write_back(self) -> None:
         pause = min(60.0, max(self._settings.session.idle / 20, 1.0))
@@ -306,6 +308,16 @@ class Authproxy:
             await asyncio.sleep(pause)
             with suppress(StoreUnavailable):
                 await self.resumption.write_back()
+
+
+async def _kept_going(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Do ``work``; when a mistake of ours ends it, say so and begin again, rather than go on without it."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("%s failed and begins again", getattr(work, "__qualname__", work))
+            await asyncio.sleep(1.0)
 
 
 def _session_keys(settings: Settings) -> list[bytes]:

@@ -14,7 +14,7 @@ import uvloop
 
 from authproxy import __version__
 from authproxy.app import Authproxy
-from authproxy.errors import Problem, SettingsError
+from authproxy.errors import AuthproxyError, Problem, SettingsError
 from authproxy.sessions.sealing import encode
 from authproxy.settings.load import Loaded, inspect, load
 from authproxy.settings.schema import json_schema
@@ -43,8 +43,8 @@ def serve(file: Path) -> None:
     _list(list(loaded.warnings))
     try:
         uvloop.run(_serve(loaded))
-    except OSError as error:
-        click.echo(f"{file}: cannot listen or open a file: {error}", err=True)
+    except (OSError, AuthproxyError) as error:
+        click.echo(f"{file}: cannot start: {error}", err=True)
         sys.exit(2)
 
 
