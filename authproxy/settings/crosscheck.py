@@ -83,6 +83,8 @@ def _redis(scope: Scope) -> None:
         return
     if isinstance(redis.url, str):
         _redis_url(scope, redis.url)
+        if redis.ca is not None and not redis.url.startswith("rediss://"):
+            scope.warn(("store", "redis", "ca"), "is not used: only rediss:// speaks TLS; change the url, or remove it")
     for kind, nodes in _nodes(redis).items():
         for index, node in enumerate(nodes):
             scope.error(("store", "redis", kind, "nodes", index), grammar.node(node))
