@@ -50,6 +50,7 @@ FLOORS: Final[dict[str, int]] = {
     "edge.hops": 1,
     "settings": 1,
     "observe": 1,
+    "transport": 0,
     "model": 0,
     "errors": 0,
     "": 0,  # the package itself: its version

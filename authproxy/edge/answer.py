@@ -7,6 +7,7 @@ so that an operator can tell our no from the app's.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -86,22 +87,22 @@ class Answers:
 
     def refuse(self, refusal: Refusal, info: RequestInfo, match: Match | None = None) -> Answer:
         """The answer for a refusal."""
-        interactive = match is None or "session" in match.route.accept
+        interactive = _interactive(match)
         if isinstance(refusal, NotAuthenticated) and interactive and is_navigation(info) and not is_prefetch(info):
             return self._to_sign_in(refusal, info)
         if wants_page(info) and interactive:
             return self._page(refusal, info)
-        return self._json(refusal, info, interactive=interactive)
+        return self._json(refusal, info, match)
 
     def unread(self, refusal: Refusal, request_id: str) -> Answer:
         """For a request that could not even be read: nothing is known of what its sender would like."""
-        headers = (*self._common(refusal, request_id), *self._specific(refusal, interactive=True))
+        headers = (*self._common(refusal, request_id), *self._specific(refusal, None))
         return _as_json(refusal, headers, {"request_id": request_id})
 
-    def bare(self, refusal: Refusal, request_id: str) -> Answer:
+    def bare(self, refusal: Refusal, request_id: str, match: Match | None = None) -> Answer:
         """For nginx's ``auth_request``, which knows 2xx, 401 and 403 and takes anything else for a failure of ours."""
         status = 403 if 400 <= refusal.status < 500 and refusal.status != 401 else refusal.status
-        return Answer(status, (*self._common(refusal, request_id), *self._specific(refusal, interactive=True)))
+        return Answer(status, (*self._common(refusal, request_id), *self._specific(refusal, match)))
 
     def _common(self, refusal: Refusal, request_id: str) -> HeaderList:
         return (
@@ -112,14 +113,13 @@ class Answers:
         )
 
     @staticmethod
-    def _specific(refusal: Refusal, *, interactive: bool) -> HeaderList:
+    def _specific(refusal: Refusal, match: Match | None) -> HeaderList:
         if isinstance(refusal, TooManyAttempts):
             return ((b"Retry-After", str(refusal.retry_after).encode()),)
         if isinstance(refusal, MethodNotAllowed):
             return ((b"Allow", ", ".join(refusal.allow).encode()),)
-        if isinstance(refusal, NotAuthenticated) and (refusal.token_error or not interactive):
-            error = f' error="{refusal.token_error}"' if refusal.token_error else ""
-            return ((b"WWW-Authenticate", f"Bearer{error}".encode()),)  # RFC 6750 section 3
+        if isinstance(refusal, NotAuthenticated):
+            return tuple((b"WWW-Authenticate", challenge.encode()) for challenge in _challenges(refusal, match))
         if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
             return ((b"Retry-After", b"5"),)
         return ()
@@ -139,7 +139,7 @@ class Answers:
                 message=refusal.message, request_id=info.request_id,
                 links=self._links(refusal, info),
             )  # fmt: skip
-        headers = (*self._common(refusal, info.request_id), *self._specific(refusal, interactive=True))
+        headers = (*self._common(refusal, info.request_id), *self._specific(refusal, None))
         return Answer(refusal.status, (*headers, *self.page_headers()), body)
 
     def _links(self, refusal: Refusal, info: RequestInfo) -> tuple[tuple[str, str], ...]:
@@ -160,12 +160,28 @@ class Answers:
             (b"X-Frame-Options", b"DENY"),
         )
 
-    def _json(self, refusal: Refusal, info: RequestInfo, *, interactive: bool) -> Answer:
+    def _json(self, refusal: Refusal, info: RequestInfo, match: Match | None) -> Answer:
         content = {"request_id": info.request_id}
-        if isinstance(refusal, NotAuthenticated) and interactive:
+        if isinstance(refusal, NotAuthenticated) and _interactive(match):
             content["sign_in"] = self._origins.page(info, "/sign_in")
-        headers = (*self._common(refusal, info.request_id), *self._specific(refusal, interactive=interactive))
+        headers = (*self._common(refusal, info.request_id), *self._specific(refusal, match))
         return _as_json(refusal, headers, content)
+
+
+def _interactive(match: Match | None) -> bool:
+    """Whether a person may be at the other end: the route takes sessions, or is not known."""
+    return match is None or "session" in match.route.accept
+
+
+def _challenges(refusal: NotAuthenticated, match: Match | None) -> Iterator[str]:
+    """RFC 9110 section 11.6.1.  None for routes of people: a browser would ask for a password in a box of its own."""
+    accept = frozenset[str]() if match is None or _interactive(match) else match.route.accept
+    if refusal.token_error:
+        yield f'Bearer error="{refusal.token_error}"'  # RFC 6750 section 3
+    elif accept - {"basic"}:
+        yield "Bearer"
+    if "basic" in accept:
+        yield 'Basic realm="authproxy", charset="UTF-8"'  # RFC 7617 section 2
 
 
 def _as_json(refusal: Refusal, headers: HeaderList, content: dict[str, str]) -> Answer:

@@ -16,6 +16,8 @@ from typing import Any, Final
 from aiohttp import http_parser, web
 from aiohttp.web_protocol import RequestHandler
 
+from authproxy.transport import abort
+
 CONNECTIONS: Final = 10_000  # open at once, per listener
 LINE_LIMIT: Final = 16 * 1024  # octets of a request line or a header line: sealed cookies and tokens need the room
 HEADER_LIMIT: Final = 128
@@ -171,8 +173,7 @@ class ClientConnection(RequestHandler):
 
     def abort(self) -> None:
         """Break the connection off without flushing."""
-        if self.transport is not None:
-            self.transport.abort()
+        abort(self.transport)
 
     def close_idle(self) -> None:
         """Close when nothing is being served.  Otherwise the body of a running request would not be read on."""

@@ -19,6 +19,7 @@ from yarl import URL
 
 from authproxy.errors import BadRequest, ClientGone, Refusal
 from authproxy.model import Exchange, HeaderList, Lifetime, UpstreamRequest
+from authproxy.transport import abort
 from authproxy.upstream.head import (
     Delivered,
     Head,
@@ -218,8 +219,8 @@ def _discard(response: aiohttp.ClientResponse) -> None:
     """Close the connection of a response that is nonsense, even when its end has given it back to the pool."""
     protocol = response._protocol
     response.close()
-    if protocol is not None and protocol.transport is not None:
-        protocol.transport.abort()
+    if protocol is not None:
+        abort(protocol.transport)
 
 
 def _headers(lines: HeaderList, length: int | None) -> CIMultiDict[str]:

@@ -16,6 +16,7 @@ from yarl import URL
 
 from authproxy.errors import BadRequest, Refusal
 from authproxy.model import Exchange, HeaderList, Lifetime, Tunnel, UpstreamRequest
+from authproxy.transport import abort
 from authproxy.upstream.dedicated import HEAD_LIMIT, body, final_head
 from authproxy.upstream.head import (
     Delivered,
@@ -204,7 +205,7 @@ class _Passage:
         else:
             self._exchange.abort()
         if at_once:  # nothing that was held back reaches anybody after the identity's end
-            self._writer.transport.abort()
+            abort(self._writer.transport)
 
     async def _up(self) -> None:
         while data := await self._client.read():

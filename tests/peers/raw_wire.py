@@ -20,6 +20,7 @@ from authproxy.edge.exchange import AioExchange
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.errors import ClientGone, Refusal
 from authproxy.model import Answer, Exchange, HeaderList, Lifetime, RequestInfo, Upstream, UpstreamRequest
+from authproxy.transport import abort
 from authproxy.upstream.forward import Delivered, deliver
 from authproxy.upstream.pool import Pools
 
@@ -63,7 +64,7 @@ class RawClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.writer.transport.abort()
+        abort(self.writer.transport)
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -176,7 +177,7 @@ class RawUpstream:
     ) -> None:
         self._server.close()
         for connection in self.connections:
-            connection.writer.transport.abort()
+            abort(connection.writer.transport)
         await asyncio.sleep(0)
 
     async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
