@@ -185,12 +185,19 @@ def described(**changes: str | None) -> dict[str, str]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-async def ask(stage: Stage, headers: Mapping[str, str], *, listener: str = "decisions", extra: str = "") -> Raw:
+async def ask(
+    stage: Stage,
+    headers: Mapping[str, str],
+    *,
+    listener: str = "decisions",
+    extra: str = "",
+    target: str = f"{PREFIX}/auth",
+) -> Raw:
     """Ask one of the listeners for a decision, with the browser's session."""
     port = int(stage.proxies[0].addresses[listener].rpartition(":")[2])
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     cookie = f"Cookie: {stage.session_cookie()}\r\n" if stage.session_cookie() else ""
-    head = f"GET {PREFIX}/auth HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{cookie}{lines}{extra}\r\n"
+    head = f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{cookie}{lines}{extra}\r\n"
     return await send(port, head.encode("latin-1"))
 
 
@@ -214,6 +221,15 @@ async def test_success(stage: Stage) -> None:
         assert len(answer.values(f"X-Auth-Request-{name}")) == 1
     assert answer.values("Cache-Control") == ["no-store"]
     assert answer.values("Authorization") == [f"Bearer {stage.peer.issued[0]['id_token']}"]
+
+
+async def test_the_prefix_may_be_left_out_on_the_decisions_listener(stage: Stage) -> None:
+    """``/auth`` decides there as well; on the public listener the same path is the application's."""
+    assert (await ask(stage, described(), target="/auth")).values("X-Auth-Request-User") == ["alice@example.com"]
+    seen = stage.reached()
+    answer = await ask(stage, described(), target="/auth", listener="public")
+    assert answer.values("X-Auth-Request-User") == []
+    assert stage.reached() == seen + 1
 
 
 @pytest.mark.parametrize("listener", ["decisions", "public"])
