@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Final, Self
@@ -21,8 +21,12 @@ from aiohttp import web
 
 from authproxy import authz, mutate, routing
 from authproxy.admin.routes import Admin
-from authproxy.authn.chain import Chain
+from authproxy.authn.basic import BasicAuthenticator
+from authproxy.authn.bearer import BearerAuthenticator
+from authproxy.authn.certificate import CertificateAuthenticator
+from authproxy.authn.chain import Authenticator, Chain
 from authproxy.authn.session import SessionAuthenticator
+from authproxy.authn.token import TokenAuthenticator
 from authproxy.edge.answer import Answers
 from authproxy.edge.certificate import ServerCertificate
 from authproxy.edge.connection import FrontDoor, info_of
@@ -32,6 +36,7 @@ from authproxy.errors import Refusal, StoreUnavailable
 from authproxy.model import Answer, Exchange, RequestInfo
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
+from authproxy.oidc.issuer import Issuer
 from authproxy.oidc.provider import Provider
 from authproxy.pipeline import Pipeline
 from authproxy.portal.decisions import Decisions
@@ -46,7 +51,7 @@ from authproxy.sessions.sealing import KeyRing, decode, token
 from authproxy.sessions.vault import Vault
 from authproxy.settings.fresh import FreshSecret
 from authproxy.settings.schema import Audit as AuditShape
-from authproxy.settings.schema import Settings
+from authproxy.settings.schema import ListenTls, Settings
 from authproxy.signin.browser import BrowserCookie
 from authproxy.signin.login import Login
 from authproxy.signin.logout import Logout
@@ -132,6 +137,10 @@ class Authproxy:
             name: await self._stack.enter_async_context(Provider(name, shape, clock=clock))
             for name, shape in settings.providers.items()
         }
+        self.issuers = {
+            name: await self._stack.enter_async_context(Issuer(name, shape, clock=clock))
+            for name, shape in settings.issuers.items()
+        }
         self._build_sessions()
         self._build_answers()
         await self._build_pipeline()
@@ -192,10 +201,27 @@ class Authproxy:
         self.routes = routing.RouteTable(routing.compile_apps(self._settings, policies, secrets=FreshSecret))
         pools = await self._stack.enter_async_context(Pools())
         self.pipeline = Pipeline(
-            routes=self.routes, chain=Chain([self.session]), pools=pools, answers=self.answers,
+            routes=self.routes, chain=Chain([self.session, *self._machines()]), pools=pools, answers=self.answers,
             own_cookies=mutate.OwnCookies(self.cookies.base.encode()), lifetime=self.session.lifetime,
             audit=self.audit, metrics=self.metrics, clock=self._clock,
         )  # fmt: skip
+
+    def _machines(self) -> Iterator[Authenticator]:
+        """What machines prove themselves with, each where the settings have it."""
+        settings = self._settings
+        tokens = TokenAuthenticator(settings.tokens, throttle=self.throttle)
+        if settings.tokens:
+            yield tokens
+        if settings.issuers:
+            yield BearerAuthenticator(
+                self.issuers.values(), clock=self._clock, elsewhere=tokens.claims, throttle=self.throttle
+            )
+        if settings.basic:
+            basic = BasicAuthenticator(settings.basic, throttle=self.throttle)
+            self._stack.push_async_callback(basic.close)
+            yield basic
+        if settings.certificates:
+            yield CertificateAuthenticator(settings.certificates, clock=self._clock)
 
     def _build_portal(self) -> None:
         parts = Parts(
@@ -231,7 +257,7 @@ class Authproxy:
         self._decisions(private_listener=False).attach(pages, prefix)
         ours = prefix + "/"
         public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)
-        certificate = ServerCertificate(listen.tls.cert, listen.tls.key) if listen.tls else None
+        certificate = _certificate(listen.tls) if listen.tls else None
         if certificate:
             self._begin(certificate.watch)
         self.addresses["public"] = await public.listen(listen.address, certificate.context if certificate else None)
@@ -291,10 +317,12 @@ class Authproxy:
         checks: dict[str, Check] = {"store": self.marks.sync}
         for name, provider in self.providers.items():
             checks[f"provider {name}"] = provider.metadata
+        checks |= {f"issuer {name}": issuer.ensure for name, issuer in self.issuers.items()}
         return checks
 
     def _degraded(self) -> dict[str, str]:
         found = {f"provider {name}": p.last_error for name, p in self.providers.items() if p.last_error}
+        found |= {f"issuer {name}": one.last_error for name, one in self.issuers.items() if one.last_error}
         if self.marks.synced_at is None or self._clock() - self.marks.synced_at > 3.0:
             found["store"] = "unreachable; sessions go on from memory and from their cookies"
         return found
@@ -318,6 +346,10 @@ async def _kept_going(work: Callable[[], Coroutine[None, None, None]]) -> None:
         except Exception:
             log.exception("%s failed and begins again", getattr(work, "__qualname__", work))
             await asyncio.sleep(1.0)
+
+
+def _certificate(tls: ListenTls) -> ServerCertificate:
+    return ServerCertificate(tls.cert, tls.key, client_ca=tls.client_ca, client_auth=tls.client_auth)
 
 
 def _session_keys(settings: Settings) -> list[bytes]:

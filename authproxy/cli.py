@@ -8,12 +8,15 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
 
 from authproxy import __version__
+from authproxy import explain as explanation
 from authproxy.app import Authproxy
+from authproxy.assumed import assumed
 from authproxy.errors import AuthproxyError, Problem, SettingsError
 from authproxy.sessions.sealing import encode
 from authproxy.settings.load import Loaded, inspect, load
@@ -90,6 +93,65 @@ async def _try_connections(file: Path) -> bool:
         click.echo(f"{name}: {failure or 'answers'}", err=bool(failure))
         good = good and not failure
     return good
+
+
+def _object(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter("is not a JSON object")
+    return found
+
+
+def _pairs(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> list[tuple[str, str]]:
+    if any(not line.partition(":")[0].strip() or ":" not in line for line in lines):
+        raise click.BadParameter("is not a header such as 'Accept: text/html'")
+    return [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+
+
+@main.command()
+@_CONFIG
+@click.argument("method")
+@click.argument("url")
+@click.option(
+    "--as", "credential", metavar="KIND:NAME", help="Who asks, such as session:ann@example.com or token:read."
+)
+@click.option("--claims", metavar="JSON", callback=_object, help='What is said of them: \'{"groups": ["staff"]}\'.')
+@click.option("--header", "headers", multiple=True, metavar="'K: V'", callback=_pairs, help="Sent too; repeatable.")
+@click.option(
+    "--client", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where the request comes from."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def explain(
+    file: Path, method: str, url: str, *, credential: str | None, claims: dict[str, Any],
+    headers: list[tuple[str, str]], client: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Say why a request would be allowed or refused, by the settings alone.  Exits with 0 or 1; with 2 when wrong."""
+    try:
+        loaded = load(file, to_serve=False)
+        identity = assumed(loaded.settings, credential, claims) if credential else None
+        found = explanation.explain(loaded, method, url, identity=identity, headers=headers, client=client)
+    except SettingsError as error:
+        _list(error.problems)
+        sys.exit(2)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(json.dumps(found.as_object(), indent=2) if as_json else _told(found))
+    sys.exit(0 if found.allowed else 1)
+
+
+def _told(found: explanation.Explanation) -> str:
+    """The steps in columns, and what came of them."""
+    rows = [
+        (one.name, one.setting, f"{one.file}:{one.line}" if one.line else one.file, one.reason) for one in found.steps
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    return "\n".join([*lines, "ALLOWED" if found.allowed else f"REFUSED  {found.status} {found.code}"])
 
 
 @main.command()

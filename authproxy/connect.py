@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from authproxy.errors import ProviderError, StoreUnavailable
+from authproxy.oidc.issuer import Issuer
 from authproxy.oidc.provider import Provider
 from authproxy.settings.schema import Settings
 from authproxy.store.opened import open_store
@@ -21,6 +22,9 @@ async def try_connections(settings: Settings) -> AsyncIterator[tuple[str, str]]:
     for name, shape in settings.providers.items():
         async with Provider(name, shape) as provider:
             yield f"provider {name}", await _provider(provider)
+    for name, entry in settings.issuers.items():
+        async with Issuer(name, entry) as issuer:
+            yield f"issuer {name}", await _issuer(issuer)
     for name, app in settings.apps.items():
         for url in app.upstream.urls or [app.upstream.url or ""]:
             yield f"upstream of {name} ({url})", await _upstream(url)
@@ -41,6 +45,14 @@ async def _provider(provider: Provider) -> str:
     try:
         await provider.metadata()
         await provider.keys.ensure()
+    except ProviderError as error:
+        return str(error)
+    return ""
+
+
+async def _issuer(issuer: Issuer) -> str:
+    try:
+        await issuer.ensure()
     except ProviderError as error:
         return str(error)
     return ""

@@ -13,14 +13,24 @@ from authproxy import authz, mutate
 from authproxy.authn.chain import Chain, Proved
 from authproxy.edge.answer import Answers
 from authproxy.errors import ClientGone, Forbidden, Refusal
-from authproxy.model import Answer, Decision, Exchange, HeaderList, Lifetime, Match, RequestInfo
+from authproxy.model import Answer, Decision, Exchange, HeaderList, Identity, Lifetime, Match, RequestInfo
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
 from authproxy.routing import RouteTable
 from authproxy.upstream.forward import deliver
 from authproxy.upstream.pool import Pools
 
+_OUTSIDE_AUTHORIZATION: Final = frozenset({"session", "certificate"})  # an Authorization beside them is the app's
 _CLIENT_GONE: Final = 499  # nginx's word for a client that left before it had its answer
+
+
+class _Until(NamedTuple):
+    """A life whose end is known, and comes neither sooner nor later (model.Lifetime)."""
+
+    ends_at: float
+
+    def on_end(self, _callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
 
 
 class Permit(NamedTuple):
@@ -81,7 +91,7 @@ class Pipeline:
         info, identity, cookies = exchange.info, permit.proved.identity, permit.proved.set_cookies
         request = mutate.upstream_request(
             info, permit.match, identity, own_cookies=self._own_cookies,
-            strip_authorization=permit.proved.presented and identity.kind != "session",
+            strip_authorization=permit.proved.presented and identity.kind not in _OUTSIDE_AUTHORIZATION,
         )  # fmt: skip
 
         def response_headers(_status: int, headers: HeaderList) -> HeaderList:
@@ -90,11 +100,16 @@ class Pipeline:
                 private=permit.proved.presented,
             )  # fmt: skip
 
-        lifetime = self._lifetime(identity.session.id) if identity.session else None
         delivered = await deliver(
-            exchange, request, pools=self._pools, response_headers=response_headers, lifetime=lifetime
+            exchange, request, pools=self._pools, response_headers=response_headers, lifetime=self._life_of(identity)
         )
         return delivered.status
+
+    def _life_of(self, identity: Identity) -> Lifetime | None:
+        """What a tunnel of this identity lives by: its session, or the end of what proved it."""
+        if identity.session is not None:
+            return self._lifetime(identity.session.id)
+        return _Until(identity.expires_at) if identity.expires_at else None
 
     async def _say(self, exchange: Exchange, refusal: Refusal, match: Match | None) -> int:
         answer = self._answers.refuse(refusal, exchange.info, match)
@@ -116,7 +131,7 @@ class Pipeline:
             answer = self._permitted(info, permit, success, release_tokens)
         except Refusal as no:
             refusal = no
-            answer = self._answers.bare(no, info.request_id)
+            answer = self._answers.bare(no, info.request_id, match)
         self._observe(info, match, permit, answer.status, refusal, began)
         return answer
 

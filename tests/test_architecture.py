@@ -26,6 +26,8 @@ FLOORS: Final[dict[str, int]] = {
     "pipeline": 8,
     "startup": 8,  # what the workshop waits for
     "connect": 8,  # what `check --connect` tries
+    "explain": 8,  # the life of a request, told instead of carried out
+    "assumed": 8,  # whom `explain` assumes to ask
     "edge": 7,
     "portal": 7,
     "admin": 7,
@@ -67,6 +69,7 @@ LIBRARIES: Final[dict[str, set[str]]] = {
     "yaml": {"settings"},
     "pydantic": {"settings"},
     "cryptography": {"sessions", "jose", "demo"},  # sealing cookies; telling key types and sizes
+    "bcrypt": {"authn"},
     "jinja2": {"portal", "demo"},
     "prometheus_client": {"observe"},
     "click": {"cli"},

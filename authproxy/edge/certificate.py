@@ -1,6 +1,7 @@
-"""The server's certificate: loaded at start, and loaded again into the same context when its files change.
+"""TLS of the listener: the server's certificate and, where asked for, the authorities of client certificates.
 
-New handshakes then get the new certificate and open connections stay; files that do not fit change nothing.
+Everything is loaded at start, and loaded anew when a file changes.  New handshakes then go by the new files and open
+connections stay; files that do not fit change nothing.
 """
 
 from __future__ import annotations
@@ -8,42 +9,84 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 log = logging.getLogger("authproxy")
 _LOOK: Final = 5.0  # seconds
+_VERIFY: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
+
+class _Following(ssl.SSLContext):
+    """A context that lets the newest one do every handshake.
+
+    A context can be given more authorities, but never fewer, and its session tickets resume what was verified by the
+    old ones; only another context forgets.
+    """
+
+    newest: ssl.SSLContext
+
+    def wrap_bio(self, *args: Any, **named: Any) -> ssl.SSLObject:
+        return self.newest.wrap_bio(*args, **named)
+
+    def wrap_socket(self, *args: Any, **named: Any) -> ssl.SSLSocket:
+        return self.newest.wrap_socket(*args, **named)
 
 
 class ServerCertificate:
-    """``context`` is for the listener.  Raises OSError or ssl.SSLError when the files cannot be used at start."""
+    """``context`` is for the listener.  Raises OSError or ssl.SSLError when the files cannot be used at start.
 
-    def __init__(self, cert: Path, key: Path) -> None:
+    ``client_ca`` is a PEM bundle: a client may (``optional``) or must (``required``) show a certificate that one of
+    these authorities signed for client authentication; another one fails the handshake.
+    """
+
+    def __init__(
+        self,
+        cert: Path,
+        key: Path,
+        *,
+        client_ca: Path | None = None,
+        client_auth: Literal["optional", "required"] = "optional",
+    ) -> None:
         self._cert: Final = cert
         self._key: Final = key
-        self.context: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.context.load_cert_chain(cert, key)
+        self._client_ca: Final = client_ca
+        self._client_auth: Final = client_auth
         self._mark = self._marked()
+        self.context: Final = _Following(ssl.PROTOCOL_TLS_SERVER)
+        self.context.newest = self._loaded()
+
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(self._cert, self._key)
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = _VERIFY[self._client_auth]
+        return context
+
+    def _files(self) -> Iterator[Path]:
+        yield from (self._cert, self._key)
+        if self._client_ca is not None:
+            yield self._client_ca
 
     def _marked(self) -> tuple[tuple[int, int], ...] | None:
         try:
-            found = (self._cert.stat(), self._key.stat())
+            found = [file.stat() for file in self._files()]
         except OSError:
             return None
         return tuple((one.st_mtime_ns, one.st_ino) for one in found)
 
     def reload(self) -> bool:
-        """Load the files if they changed; whether new ones are in use."""
+        """Load the files if one of them changed; whether new ones are in use."""
         mark = self._marked()
         if mark is None or mark == self._mark:
             return False
         self._mark = mark
-        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            trial.load_cert_chain(self._cert, self._key)  # a pair that does not fit must not touch the live context
-            self.context.load_cert_chain(self._cert, self._key)
+            self.context.newest = self._loaded()
         except (OSError, ssl.SSLError) as error:
             log.error("%s changed but cannot be used, the old one stays: %s", self._cert, type(error).__name__)
             return False

@@ -85,6 +85,8 @@ class KeySet:
         )
         self._searched_at: float | None = None
         self._missing: dict[str | None, _Missing] = {}
+        self.generation = 0
+        """Grows whenever the keys become others: what was verified before must be verified anew."""
 
     @property
     def last_error(self) -> str:
@@ -152,7 +154,10 @@ class KeySet:
         self._missing[kid] = _Missing(self._clock() + pause, pause)
 
     async def _read(self) -> tuple[Key, ...]:
-        return parse(await self._source())
+        keys = parse(await self._source())
+        if keys != self._document.value:
+            self.generation += 1
+        return keys
 
     def __repr__(self) -> str:
         keys = self._document.value

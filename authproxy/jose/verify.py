@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple
 
 from jwt.algorithms import Algorithm, get_default_algorithms
@@ -115,6 +115,12 @@ async def prove(compact: Compact, keys: KeySet) -> None:
         raise InvalidToken("key_unknown", "The issuer has no key that could have signed the token.")
     if not any(_signed(compact, key) for key in await keys.newer(compact.kid, compact.alg)):
         raise InvalidToken("signature_invalid", "The token's signature does not hold.")
+
+
+def signed_by(compact: Compact, ring: Iterable[Key]) -> bool:
+    """Whether the key of ``ring`` that the token names has signed it; for keys that are at hand."""
+    named = (key for key in ring if key.kid == compact.kid and compact.alg in key.algorithms)
+    return any(_signed(compact, key) for key in named)
 
 
 def _signed(compact: Compact, key: Key) -> bool:

@@ -84,9 +84,9 @@ async def exchange(
         raise ProviderError(f"{place} cannot be asked: {_why(error)}") from None
 
 
-async def document(http: aiohttp.ClientSession, url: str) -> bytes:
+async def document(http: aiohttp.ClientSession, url: str, headers: Mapping[str, str] | None = None) -> bytes:
     """The body of a 200 answer to GET; anything else, a redirect too, is a ``ProviderError``."""
-    reply = await exchange(http, "GET", url)
+    reply = await exchange(http, "GET", url, headers=headers)
     if reply.status != 200:
         place = str(URL(url, encoded=True).with_query(None).with_user(None))
         raise ProviderError(f"{place} answered {reply.status}")

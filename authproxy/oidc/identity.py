@@ -33,25 +33,26 @@ def identity_fields(claims: Mapping[str, object], mapping: Mapping[str, str]) ->
     the e-mail address unless the provider says that it is not verified, else the preferred user name, else the subject.
     ``email_verified`` is true only for the JSON value true.
     """
-    email = _line(_find(claims, mapping.get("email", "email")))
-    name = _line(_find(claims, mapping.get("preferred_username", "preferred_username")))
+    email = _line(find(claims, mapping.get("email", "email")))
+    name = _line(find(claims, mapping.get("preferred_username", "preferred_username")))
     doubtful = claims.get("email_verified", True) is not True
     usual = ("" if doubtful else email) or name or _line(claims.get("sub"))
     return IdentityFields(
-        user=_line(_find(claims, mapping["user"])) if "user" in mapping else usual,
+        user=_line(find(claims, mapping["user"])) if "user" in mapping else usual,
         email=email,
         email_verified=claims.get("email_verified") is True,
         preferred_username=name,
-        groups=_lines(_find(claims, mapping.get("groups", "groups"))),
+        groups=lines(find(claims, mapping.get("groups", "groups"))),
     )
 
 
-def _find(claims: Mapping[str, object], name: str) -> object:
+def find(claims: Mapping[str, object], name: str, absent: object = None) -> object:
+    """The value of a claim, by name or by a path with dots; ``absent`` when there is none."""
     if name in claims:  # a claim named by a URL has dots of its own
         return claims[name]
     value: object = claims
     for step in name.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
+        value = value.get(step, absent) if isinstance(value, Mapping) else absent
     return value
 
 
@@ -60,7 +61,8 @@ def _line(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= _LENGTH and not _CONTROL.search(value) else ""
 
 
-def _lines(value: object) -> tuple[str, ...]:
+def lines(value: object) -> tuple[str, ...]:
+    """The lines of text of a list, or the one of a string, each once."""
     entries: Iterable[object] = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    lines = dict.fromkeys(line for line in map(_line, entries) if line)
-    return tuple(lines)[:GROUPS]
+    found = dict.fromkeys(line for line in map(_line, entries) if line)
+    return tuple(found)[:GROUPS]

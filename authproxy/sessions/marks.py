@@ -22,11 +22,17 @@ from authproxy.store.base import Store
 log = logging.getLogger("authproxy.sessions")
 _LIMIT: Final = 100_000
 
+EnrolledKind = Literal["family", "enrolled-name", "cluster", "enrolled"]
+"""What of the enrolled credentials a mark ends: one enrollment, one name, one cluster, all of them."""
+EVERY: Final = "*"
+"""The name of a mark of kind ``enrolled``."""
+_OF_SESSIONS: Final = ("session", "sid", "subject")
+
 
 class Mark(NamedTuple):
     """``name`` is revoked for whatever began before ``before``; the mark itself may go after ``until``."""
 
-    kind: Literal["session", "sid", "subject"]
+    kind: Literal["session", "sid", "subject"] | EnrolledKind
     name: str
     before: float
     until: float
@@ -59,6 +65,18 @@ class Marks:
         found = (self._marks.get(name) for name in names)
         return any(mark is not None and ticket.signed_in_at < mark.before for mark in found)
 
+    def revokes_enrolled(self, *, family: str, name: str, cluster: str | None, since: float) -> bool:
+        """Whether a mark ends the credentials of an enrollment that took place at ``since``."""
+        kinds = [("family", family), ("enrolled-name", name), ("enrolled", EVERY)]
+        if cluster is not None:
+            kinds.append(("cluster", cluster))
+        found = (self._marks.get(kind) for kind in kinds)
+        return any(mark is not None and since < mark.before for mark in found)
+
+    async def end_enrolled(self, kind: EnrolledKind, name: str, *, before: float, until: float) -> None:
+        """Revoke enrolled credentials: those of an enrollment earlier than ``before``."""
+        await self.add(Mark(kind, name, before, until))
+
     async def add(self, mark: Mark) -> None:
         """Revoke: here at once, everywhere within a second, later where the store is away."""
         self._learn(mark)
@@ -73,7 +91,8 @@ class Marks:
         known = self._marks.get((mark.kind, mark.name))
         if known is None or known.before < mark.before:
             self._marks[(mark.kind, mark.name)] = mark
-            self._on_mark(mark)
+            if mark.kind in _OF_SESSIONS:
+                self._on_mark(mark)
         if len(self._marks) > _LIMIT:
             self._sweep()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from authproxy.settings import grammar
 from authproxy.settings.crosscheck_providers import algorithms, claims, endpoint, issuer
 from authproxy.settings.lines import KeyPath
@@ -14,6 +16,7 @@ def check(scope: Scope) -> None:
     settings = scope.settings
     for name, entry in settings.issuers.items():
         _issuer(scope, ("issuers", name), entry)
+    _issuers_once(scope, settings.issuers)
     _certificates(scope)
     _enrollment(scope)
     if settings.kubernetes is not None:
@@ -34,6 +37,17 @@ def _issuer(scope: Scope, path: KeyPath, entry: Issuer) -> None:
         endpoint(scope, (*path, "jwks_url"), entry.jwks_url, insecure=entry.insecure_http)
     algorithms(scope, path, entry.algorithms)
     claims(scope, path, entry.claims)
+
+
+def _issuers_once(scope: Scope, issuers: Mapping[str, Issuer]) -> None:
+    """Which claims count must not be a matter of order."""
+    seen: dict[str | None, str] = {}
+    for name, entry in issuers.items():
+        if entry.issuer is None and not entry.kubernetes_service_accounts:
+            continue
+        other = seen.setdefault(entry.issuer, name)
+        if other != name and not scope.broken("issuers", name, "issuer"):
+            scope.error(("issuers", name), f"is the same issuer as {other}; name it once, with all its audiences")
 
 
 def _certificates(scope: Scope) -> None:

@@ -1,43 +1,58 @@
-"""A secret that may change while the program runs: remembered, and looked for anew when its file changed."""
+"""What may change while the program runs: remembered, and looked for anew when its file changed."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar, cast
 
 from authproxy.settings.schema import SecretRef
 
+log = logging.getLogger("authproxy")
 _LOOK: Final = 1.0  # seconds between two looks at the file
+_T = TypeVar("_T")
 
 
-class FreshSecret:
-    """Calling it gives the secret.  The file is looked at once a second at most, and read when it is another."""
+class Fresh(Generic[_T]):
+    """Calling it gives what ``made`` made of the source's text; the text itself is not kept.
 
-    def __init__(self, reference: SecretRef, *, clock: Callable[[], float] = time.monotonic) -> None:
+    The file is looked at once a second at most, and read when it is another.  A file that vanishes, or of which
+    ``made`` says ValueError, changes nothing.
+    """
+
+    def __init__(
+        self, reference: SecretRef, made: Callable[[str], _T], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._reference: Final = reference
+        self._made: Final = made
         self._clock: Final = clock
-        self._value: str | None = None
+        self._known = False
+        self._value: _T | None = None
         self._mark: object = None
         self._looked = float("-inf")
 
-    def __call__(self) -> str:
-        """The secret.  Raises LookupError when there never was one; a file that vanishes later changes nothing."""
-        if self._value is not None and self._clock() - self._looked < _LOOK:
-            return self._value
-        self._looked = self._clock()
-        mark = self._marked()
-        if self._value is None or mark != self._mark:
-            self._read(mark)
-        assert self._value is not None  # noqa: S101 -- _read raises otherwise
-        return self._value
+    def __call__(self) -> _T:
+        """The value.  Raises LookupError or ValueError when there never was one."""
+        if not self._known or self._clock() - self._looked >= _LOOK:
+            self._looked = self._clock()
+            mark = self._marked()
+            if not self._known or mark != self._mark:
+                self._read(mark)
+        return cast("_T", self._value)
 
     def _read(self, mark: object) -> None:
         try:
-            self._value, self._mark = self._reference.reveal(), mark
+            self._value = self._made(self._reference.reveal())
         except LookupError:
-            if self._value is None:
+            if not self._known:
                 raise
+            return  # it may be back in a moment, with the same mark as before
+        except ValueError as error:
+            if not self._known:
+                raise
+            log.error("%s changed but cannot be used, the old one stays: %s", self._reference.file, error)
+        self._known, self._mark = True, mark
 
     def _marked(self) -> object:
         if self._reference.file is None:
@@ -49,4 +64,11 @@ class FreshSecret:
         return (found.st_mtime_ns, found.st_ino, found.st_size)
 
     def __repr__(self) -> str:
-        return f"<FreshSecret {'known' if self._value is not None else 'not read yet'}>"
+        return f"<{type(self).__name__} {'known' if self._known else 'not read yet'}>"
+
+
+class FreshSecret(Fresh[str]):
+    """A secret.  Raises LookupError when there never was one."""
+
+    def __init__(self, reference: SecretRef, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(reference, str, clock=clock)

@@ -60,19 +60,22 @@ class Loaded(NamedTuple):
     lines: Lines
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
+def load(path: Path, environ: Mapping[str, str] = os.environ, *, to_serve: bool = True) -> Loaded:
     """Read the settings file at ``path``, with overrides and secrets from ``environ``.
+
+    Whoever does not mean ``to_serve`` them may read settings elsewhere than where they are used: no secret and no
+    other file is looked at, and what this version does not serve is a warning.
 
     Raises ``SettingsError`` with every error that was found, in the order of the file.
     """
-    settings, problems, lines = _examine(path, environ)
+    settings, problems, lines = _examine(path, environ, to_serve=to_serve)
     return Loaded(_served(settings, problems), tuple(found for found in problems if found.warning), lines)
 
 
 def inspect(path: Path, environ: Mapping[str, str] = os.environ) -> list[Problem]:
     """Every error and warning about the file at ``path``, in its order; nothing is raised."""
     try:
-        return _examine(path, environ)[1]
+        return _examine(path, environ, to_serve=True)[1]
     except SettingsError as unreadable:
         return unreadable.problems
 
@@ -85,7 +88,7 @@ def from_mapping(
     Raises ``SettingsError``; its problems have ``name`` for their file and no lines.
     """
     lines = Lines(name)
-    settings, faults = _check(dict(data), base, [], environ)
+    settings, faults = _check(dict(data), base, [], environ, to_serve=True)
     return _served(settings, in_order(lines.problem(fault) for fault in faults))
 
 
@@ -96,29 +99,30 @@ def _served(settings: Settings | None, problems: list[Problem]) -> Settings:
     return settings
 
 
-def _examine(path: Path, environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem], Lines]:
+def _examine(path: Path, environ: Mapping[str, str], *, to_serve: bool) -> tuple[Settings | None, list[Problem], Lines]:
     lines = Lines(str(path))
     reading = _Reading(lines)
     data = reading.document(_text(path))
     misnamed = overrides.apply(data, lines, environ, plain)
     unreadable = [fault for fault in reading.unreadable if not lines.is_replaced(fault.path)]
-    settings, faults = _check(data, path.absolute().parent, unreadable, environ)
+    settings, faults = _check(data, path.absolute().parent, unreadable, environ, to_serve=to_serve)
     every = [*reading.repeated, *misnamed, *faults]
     return settings, in_order(lines.problem(fault) for fault in every), lines
 
 
 def _check(
-    data: dict[str, Any], base: Path, unreadable: list[Fault], environ: Mapping[str, str]
+    data: dict[str, Any], base: Path, unreadable: list[Fault], environ: Mapping[str, str], *, to_serve: bool
 ) -> tuple[Settings | None, list[Fault]]:
     """Shape the data and check what came of it; the settings are whole when no fault is an error."""
     shaped = Shaped(data, base, unreadable)
     told = {fault.path for fault in shaped.faults}
-    asked = [fault for fault in unserved.faults(data) if fault.path not in told]
+    asked = [fault._replace(warning=not to_serve) for fault in unserved.faults(data) if fault.path not in told]
     faults = [*unreadable, *shaped.faults, *asked]
     if shaped.settings is not None:
         scope = Scope(shaped.settings, shaped, data)
         crosscheck.check(scope)
-        secret_sources.check(scope, environ)
+        if to_serve:
+            secret_sources.check(scope, environ)
         faults += scope.faults
     return shaped.settings if shaped.whole else None, faults
 

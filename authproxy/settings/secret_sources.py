@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from authproxy.settings import htpasswd
 from authproxy.settings.lines import KeyPath
 from authproxy.settings.schema import SecretRef
 from authproxy.settings.scope import Scope
@@ -38,6 +39,7 @@ def check(scope: Scope, environ: Mapping[str, str]) -> None:
     _clusters(scope, revealed)
     _signing_keys(scope, revealed)
     _redis_url(scope, revealed)
+    _password_files(scope, revealed)
 
 
 def _found(value: object, path: KeyPath, kind: type[Any]) -> Iterator[tuple[KeyPath, Any]]:
@@ -88,15 +90,16 @@ def _is_shared(path: KeyPath) -> bool:
 def _shared_secrets(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
     for path, text in revealed.items():
         if _is_shared(path):
-            fault = _weakness(text)
+            fault = weakness(text)
             if fault:
                 scope.error(path, fault)
     forward = revealed.get(("forward_auth", "secret"))
-    if forward is not None and _weakness(forward):
-        scope.warn(("forward_auth", "secret"), _weakness(forward))
+    if forward is not None and weakness(forward):
+        scope.warn(("forward_auth", "secret"), weakness(forward))
 
 
-def _weakness(text: str) -> str:
+def weakness(text: str) -> str:
+    """Why ``text`` is not fit to be a shared secret; empty when it is."""
     if text.lower().startswith("change-me"):
         return "is still the placeholder; make a secret with `authproxy key`"
     if len(text) < _SHORTEST:
@@ -140,6 +143,22 @@ def _is_signing_key(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(key, dict) and (key.get("kty"), key.get("crv")) == ("EC", "P-256") and {"x", "y", "d"} <= set(key)
+
+
+def _password_files(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    for name, grammar in (("users", htpasswd.users), ("groups", htpasswd.groups)):
+        path: KeyPath = ("basic", name)
+        try:
+            grammar(revealed.get(path) or "")
+        except ValueError as error:
+            if path in revealed:
+                scope.error(path, f"{_source(scope, name)}: {error}")
+
+
+def _source(scope: Scope, name: str) -> str:
+    """Where the text of ``basic.users`` or ``basic.groups`` stands."""
+    ref: SecretRef = getattr(scope.settings.basic, name)
+    return str(ref.file or "the text")
 
 
 def _redis_url(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:

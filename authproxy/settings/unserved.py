@@ -12,14 +12,9 @@ from typing import Any, Final
 from authproxy.settings.lines import Fault, KeyPath
 
 UNSERVED: Final[Mapping[KeyPath, str]] = {
-    ("listen", "tls", "client_ca"): "this version does not serve client certificates yet; remove the key",
     ("listen", "workers"): "this version serves with one process only; set it to 1",
     ("store", "redis", "sentinel"): "this version does not serve Redis Sentinel yet; use store.redis.url",
     ("store", "redis", "cluster"): "this version does not serve Redis Cluster yet; use store.redis.url",
-    ("issuers",): "this version does not serve bearer JWTs yet; remove the section",
-    ("tokens",): "this version does not serve static tokens yet; remove the section",
-    ("basic",): "this version does not serve Basic sign-in yet; remove the section",
-    ("certificates",): "this version does not serve client certificates yet; remove the section",
     ("enrollment",): "this version does not serve machine enrollment yet; remove the section",
     ("kubernetes",): "this version does not serve kubeconfigs yet; remove the section",
     ("workspaces",): "this version does not serve workspaces yet; remove the section",

@@ -16,6 +16,8 @@ name                    verbs                        holds
 ``d:digest``            get, put                     a refresh token that is known to be dead or superseded
 ``j:digest``            swap                         a ``jti`` that was seen
 ``g:kind:digest``       tally, give_back             a throttle bucket
+``e:digest``            get, put, swap               the generation of a family of enrolled credentials
+``m:digest``            put, take, delete            a minted enrollment token that was not used yet
 ``marks``               append, read                 the revocations
 ``c:…``                 publish, subscribe           channels
 ======================  ===========================  ======================================================
@@ -84,6 +86,16 @@ def throttle(kind: str, digest: str) -> str:
     if not _KIND.fullmatch(kind):
         raise ValueError("the kind of a bucket is a short lower-case word")
     return f"g:{kind}:{_digest(digest)}"
+
+
+def family(digest: str) -> str:
+    """How often the credentials of one enrollment were renewed."""
+    return f"e:{_digest(digest)}"
+
+
+def minted_token(digest: str) -> str:
+    """A single-use enrollment token that was not used yet."""
+    return f"m:{_digest(digest)}"
 
 
 def marks() -> str:

@@ -170,3 +170,27 @@ def test_links_help_and_lead_nowhere_else() -> None:
     assert b'href="/oauth2/sign_in"' in ours.body
     nothing = ANSWERS.refuse(errors.NotFound("no_app", "No."), info(headers=NAVIGATION))
     assert b"/oauth2/sign" not in nothing.body
+
+
+BASIC = 'Basic realm="authproxy", charset="UTF-8"'
+
+
+@pytest.mark.parametrize(
+    ("accept", "token_error", "challenges"),
+    [
+        ({"token"}, "", ["Bearer"]),
+        ({"certificate"}, "", ["Bearer"]),
+        ({"basic"}, "", [BASIC]),
+        ({"basic", "token"}, "", ["Bearer", BASIC]),
+        ({"basic", "token"}, "invalid_token", ['Bearer error="invalid_token"', BASIC]),
+        ({"basic", "session"}, "", []),
+        ({"token", "session"}, "invalid_token", ['Bearer error="invalid_token"']),
+    ],
+)
+def test_a_401_names_what_the_route_takes(accept: set[str], token_error: str, challenges: list[str]) -> None:
+    """RFC 9110 section 11.6.1: one challenge per scheme; Basic never where a browser would ask for a password."""
+    route = Route("apps.app.routes[0]", "/", values.STAFF, accept=frozenset(accept))
+    match = Match(values.app("app", routes=(route,)), route)
+    refusal = errors.NotAuthenticated("x", "No.", token_error=token_error)
+    for answer in (ANSWERS.refuse(refusal, info(), match), ANSWERS.bare(refusal, "request-1", match)):
+        assert [value.decode() for name, value in answer.headers if name == b"WWW-Authenticate"] == challenges

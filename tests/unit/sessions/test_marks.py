@@ -136,3 +136,18 @@ async def test_run_hears_of_a_mark_on_redis_without_waiting(redis_server: RedisS
     assert two.revokes(ticket)
     await first.close()
     await second.close()
+
+
+async def test_marks_of_enrolled_credentials_end_no_session() -> None:
+    """They reach the other replica, judge by the time of the enrollment, and are nobody's business in the live view."""
+    clock, store = Clock(), MemoryStore()
+    seen: list[Mark] = []
+    one, two = marks_on(store, clock), marks_on(store, clock, seen)
+    await one.end_enrolled("cluster", "eu", before=1500.0, until=9e9)
+    await two.sync()
+    for marks in (one, two):
+        assert marks.revokes_enrolled(family="f", name="n", cluster="eu", since=1499.0)
+        assert not marks.revokes_enrolled(family="f", name="n", cluster="eu", since=1500.0)
+        assert not marks.revokes_enrolled(family="eu", name="eu", cluster=None, since=1.0)
+        assert not marks.revokes(a_ticket())
+    assert seen == []

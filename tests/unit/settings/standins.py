@@ -32,7 +32,9 @@ _FILES: Final = {
     "forward-secret": "a-forward-secret-of-more-than-thirty-two-characters",
     "enrollment-a.jwk": JWK,
     "enrollment-b.jwk": JWK,
-    "htpasswd": "ann:x",
+    "htpasswd": f"ann:$2y$05${'a' * 53}",
+    "plain.htpasswd": f"ann:$2y$05${'a' * 53}\nbob:hunter2",
+    "broken.htgroup": "staff: ann\nops bob",
     "htgroup": "staff: ann",
     **dict.fromkeys(("tls.crt", "tls.key", "clients.pem", "ca.crt", "dex-ca.crt", "eu.crt"), "stand-in"),
 }

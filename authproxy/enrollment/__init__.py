@@ -1,0 +1,1 @@
+"""Machines that enroll: a token in, a short-lived credential and what renews it out."""
