@@ -32,6 +32,7 @@ from authproxy.edge.certificate import ServerCertificate
 from authproxy.edge.connection import FrontDoor, info_of
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
+from authproxy.enrolling import Enrolling
 from authproxy.errors import Refusal, StoreUnavailable
 from authproxy.model import Answer, Exchange, RequestInfo
 from authproxy.observe.audit import Audit
@@ -143,6 +144,7 @@ class Authproxy:
         }
         self._build_sessions()
         self._build_answers()
+        self.enrolling = self._build_enrollment()
         await self._build_pipeline()
         self._build_portal()
         self.startup = Startup(self._checks(), self._degraded)
@@ -196,6 +198,20 @@ class Authproxy:
         self.answers = Answers(pages=self.pages, origins=self.origins, csp=CSP)
         self.trusted = TrustedProxies(settings.listen.trusted_proxies)
 
+    def _build_enrollment(self) -> Enrolling | None:
+        if self._settings.enrollment is None:
+            return None
+        return Enrolling(
+            self._settings.enrollment, public_url=self._settings.public_url, info_of=info_of, store=self.store,
+            marks=self.marks, throttle=self.throttle, note=self._note_enrollment, clock=self._clock,
+        )  # fmt: skip
+
+    def _note_enrollment(self, info: RequestInfo, event: str, outcome: str, detail: str) -> None:
+        self.metrics.event(event, outcome)
+        self.audit.record(
+            event, request_id=info.request_id, client=info.client, host=info.host, outcome=outcome, reason=detail
+        )
+
     async def _build_pipeline(self) -> None:
         policies = authz.compile_policies(self._settings)
         self.routes = routing.RouteTable(routing.compile_apps(self._settings, policies, secrets=FreshSecret))
@@ -209,13 +225,18 @@ class Authproxy:
     def _machines(self) -> Iterator[Authenticator]:
         """What machines prove themselves with, each where the settings have it."""
         settings = self._settings
-        tokens = TokenAuthenticator(settings.tokens, throttle=self.throttle)
+        enrolled = self.enrolling.authenticator if self.enrolling else None
+        ours = enrolled.claims if enrolled else _never
+        tokens = TokenAuthenticator(settings.tokens, throttle=self.throttle, elsewhere=ours)
+        if enrolled:
+            yield enrolled
         if settings.tokens:
             yield tokens
         if settings.issuers:
             yield BearerAuthenticator(
-                self.issuers.values(), clock=self._clock, elsewhere=tokens.claims, throttle=self.throttle
-            )
+                self.issuers.values(), clock=self._clock, throttle=self.throttle,
+                elsewhere=lambda credentials: ours(credentials) or tokens.claims(credentials),
+            )  # fmt: skip
         if settings.basic:
             basic = BasicAuthenticator(settings.basic, throttle=self.throttle)
             self._stack.push_async_callback(basic.close)
@@ -255,6 +276,8 @@ class Authproxy:
         pages = web.Application(middlewares=[recorded, aiohttp_session.session_middleware(storage)])
         self.portal.attach(pages)
         self._decisions(private_listener=False).attach(pages, prefix)
+        if self.enrolling:
+            self.enrolling.routes.attach(pages, prefix)
         ours = prefix + "/"
         public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)
         certificate = _certificate(listen.tls) if listen.tls else None
@@ -317,6 +340,8 @@ class Authproxy:
         checks: dict[str, Check] = {"store": self.marks.sync}
         for name, provider in self.providers.items():
             checks[f"provider {name}"] = provider.metadata
+        if self.enrolling:
+            checks["enrollment"] = self.enrolling.ready
         checks |= {f"issuer {name}": issuer.ensure for name, issuer in self.issuers.items()}
         return checks
 
@@ -346,6 +371,10 @@ async def _kept_going(work: Callable[[], Coroutine[None, None, None]]) -> None:
         except Exception:
             log.exception("%s failed and begins again", getattr(work, "__qualname__", work))
             await asyncio.sleep(1.0)
+
+
+def _never(_credentials: bytes) -> bool:
+    return False
 
 
 def _certificate(tls: ListenTls) -> ServerCertificate:

@@ -37,6 +37,10 @@ class SettingsError(AuthproxyError):
         self.problems = problems
 
 
+class NotReady(AuthproxyError):
+    """Something that the operator has to provide is missing; says what, by its place in the settings."""
+
+
 class StoreUnavailable(AuthproxyError):
     """The shared store did not answer within its budget; nothing is known about the operation's effect."""
 

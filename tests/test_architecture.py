@@ -24,6 +24,7 @@ FLOORS: Final[dict[str, int]] = {
     "__main__": 10,
     "app": 9,
     "pipeline": 8,
+    "enrolling": 8,  # puts the rooms of enrollment together
     "startup": 8,  # what the workshop waits for
     "connect": 8,  # what `check --connect` tries
     "explain": 8,  # the life of a request, told instead of carried out

@@ -44,9 +44,15 @@ class TokenAuthenticator:
     kind: Kind = "token"
 
     def __init__(
-        self, tokens: Mapping[str, StaticToken], *, throttle: Throttle, clock: Callable[[], float] = time.monotonic
+        self,
+        tokens: Mapping[str, StaticToken],
+        *,
+        throttle: Throttle,
+        clock: Callable[[], float] = time.monotonic,
+        elsewhere: Callable[[bytes], bool] = lambda _credentials: False,
     ) -> None:
         self._throttle: Final = throttle
+        self._elsewhere: Final = elsewhere  # whether a credential belongs to another kind, such as enrollment
         self._clock: Final = clock
         self._sources: Final = tuple(
             _Source(name, shape, Fresh(secret, _digest_of_secret, clock=clock))
@@ -64,6 +70,8 @@ class TokenAuthenticator:
 
     def claims(self, credentials: bytes) -> bool:
         """Whether what follows ``Bearer`` is ours to judge."""
+        if self._elsewhere(credentials):
+            return False
         return not authorization.looks_like_jwt(credentials) or self._find(credentials) is not None
 
     async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike

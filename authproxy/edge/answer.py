@@ -47,6 +47,9 @@ def _title(refusal: Refusal) -> str:
     return _TITLES_BY_CODE.get(refusal.code) or _TITLES.get(refusal.status) or HTTPStatus(refusal.status).phrase
 
 
+_MACHINES: Final = frozenset({"/enroll", "/enroll/renew", "/jwks", "/backchannel_logout"})
+
+
 class ErrorPages(Protocol):
     """What this room needs of the pages for people."""
 
@@ -87,12 +90,16 @@ class Answers:
 
     def refuse(self, refusal: Refusal, info: RequestInfo, match: Match | None = None) -> Answer:
         """The answer for a refusal."""
-        interactive = _interactive(match)
+        interactive = _interactive(match) and not self._for_machines(info)
         if isinstance(refusal, NotAuthenticated) and interactive and is_navigation(info) and not is_prefetch(info):
             return self._to_sign_in(refusal, info)
         if wants_page(info) and interactive:
             return self._page(refusal, info)
-        return self._json(refusal, info, match)
+        return self._json(refusal, info, match, interactive=interactive)
+
+    def _for_machines(self, info: RequestInfo) -> bool:
+        """Whether no person opens this address of ours: its callers get JSON, whatever they say they accept."""
+        return info.raw_path.removeprefix(self._origins.prefix) in _MACHINES
 
     def unread(self, refusal: Refusal, request_id: str) -> Answer:
         """For a request that could not even be read: nothing is known of what its sender would like."""
@@ -160,11 +167,13 @@ class Answers:
             (b"X-Frame-Options", b"DENY"),
         )
 
-    def _json(self, refusal: Refusal, info: RequestInfo, match: Match | None) -> Answer:
+    def _json(self, refusal: Refusal, info: RequestInfo, match: Match | None, *, interactive: bool) -> Answer:
         content = {"request_id": info.request_id}
-        if isinstance(refusal, NotAuthenticated) and _interactive(match):
+        if isinstance(refusal, NotAuthenticated) and interactive:
             content["sign_in"] = self._origins.page(info, "/sign_in")
         headers = (*self._common(refusal, info.request_id), *self._specific(refusal, match))
+        if isinstance(refusal, NotAuthenticated) and match is None and not interactive and not refusal.token_error:
+            headers = (*headers, (b"WWW-Authenticate", b"Bearer"))
         return _as_json(refusal, headers, content)
 
 

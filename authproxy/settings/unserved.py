@@ -15,7 +15,6 @@ UNSERVED: Final[Mapping[KeyPath, str]] = {
     ("listen", "workers"): "this version serves with one process only; set it to 1",
     ("store", "redis", "sentinel"): "this version does not serve Redis Sentinel yet; use store.redis.url",
     ("store", "redis", "cluster"): "this version does not serve Redis Cluster yet; use store.redis.url",
-    ("enrollment",): "this version does not serve machine enrollment yet; remove the section",
     ("kubernetes",): "this version does not serve kubeconfigs yet; remove the section",
     ("workspaces",): "this version does not serve workspaces yet; remove the section",
     ("reload",): "this version does not reload by itself yet; remove the key and restart after a change",

@@ -29,11 +29,14 @@ from authproxy.model import Headers, Kind, Match, RequestInfo, Route
 from authproxy.oidc.issuer import Issuer
 from authproxy.settings import schema
 from authproxy.settings.values import SecretRef
+from authproxy.store.memory import MemoryStore
 from tests.hostile.harness import another_browser, build
+from tests.peers.fake_clock import FakeClock
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.upstream_app import UpstreamApp
 from tests.unit import values
 from tests.unit.authn.requests import Clock, throttle
+from tests.unit.enrollment.replicas import EU, OLD, Replica
 
 HUGE: Final = 16 * 1024
 SECRET: Final = "hunter2-hunter2-hunter2-hunter2-hunter2-hunter2"
@@ -169,6 +172,29 @@ async def certificate(_stack: AsyncExitStack, _app: UpstreamApp, _folder: Path) 
     )
 
 
+async def enrolled(_stack: AsyncExitStack, _app: UpstreamApp, _folder: Path) -> Entry:
+    """What an enrolled machine was given."""
+    replica = Replica(MemoryStore(), FakeClock())
+    issued = replica.families.begin("agent", EU)
+    head, payload, signature = issued.credential.split(".")
+    bad = (
+        f"{head}.{payload}.{signature[:-4]}AAAA",
+        f"{head}.e30.{signature}",
+        f"{head}.{payload}.",
+        OLD,
+        issued.renewal,
+    )
+    return Entry(
+        replica.authenticator,
+        good=authorization(f"Bearer {issued.credential}"),
+        garbage=tuple(authorization(f"Bearer {one}") for one in bad),
+        huge=authorization(f"Bearer {head}.{'A' * HUGE}.{signature}"),
+        doubled=authorization(f"Bearer {issued.credential}", f"Bearer {issued.credential}"),
+        elsewhere=authorization(f"Basic {issued.credential}", f"Bearer {SECRET}"),
+        secret=signature,
+    )
+
+
 Making = Callable[[AsyncExitStack, UpstreamApp, Path], Awaitable[Entry]]
 KINDS: Final[dict[Kind, Making]] = {
     "session": session,
@@ -176,8 +202,9 @@ KINDS: Final[dict[Kind, Making]] = {
     "token": token,
     "basic": basic,
     "certificate": certificate,
+    "enrolled": enrolled,
 }
-NOT_BUILT_YET: Final = {"enrolled"}
+NOT_BUILT_YET: Final[set[str]] = set()
 Maker = Callable[[Kind], Awaitable[Entry]]
 
 

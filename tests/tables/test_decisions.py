@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from authproxy.assumed import assumed
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.errors import NotAuthenticated, Refusal
 from authproxy.explain import Explanation, explain, raw_request
+from authproxy.jose.sign import new_signing_key
 from authproxy.model import Headers, Identity, RequestInfo
 from authproxy.routing import RouteTable, compile_apps
 from authproxy.settings.load import Loaded, from_mapping, load
@@ -112,7 +114,7 @@ def test_explain_says_what_the_table_says(row: Row, loaded: Loaded) -> None:
 # The running proxy
 
 
-REAL: Final = ("", "session", "token", "bearer", "basic", "certificate")
+REAL: Final = ("", "session", "token", "bearer", "basic", "certificate", "enrolled")
 """The kinds of credentials that the running proxy is given here; "" for nobody."""
 
 
@@ -127,11 +129,13 @@ def served(peers: Mapping[str, OpenIDPeer]) -> dict[str, Any]:
         },
         "providers": {name: shape | peers[name].settings() for name, shape in written["providers"].items()},
         "basic": _users(),
+        "enrollment": written["enrollment"] | {"tokens": {}, "signing_keys": [{"value": SIGNING_KEY}]},
         "issuers": {name: shape | {"issuer": peers[name].issuer} for name, shape in written["issuers"].items()},
     }  # fmt: skip
 
 
-NOT_HERE: Final = ("certificates", "enrollment")
+SIGNING_KEY: Final = json.dumps(new_signing_key())
+NOT_HERE: Final = ("certificates",)
 PASSWORD: Final = "the password of everybody here"
 
 
@@ -177,6 +181,9 @@ class Running(NamedTuple):
         if row.kind == "basic":
             pair = base64.b64encode(f"{name}:{PASSWORD}".encode()).decode()
             return [("Authorization", f"Basic {pair}")]
+        if row.kind == "enrolled" and self.proxy.enrolling:
+            issued = self.proxy.enrolling.families.begin(name, WHO[row.who]["claims"].get("cluster"))
+            return [("Authorization", f"Bearer {issued.credential}")]
         if row.kind == "token":
             return [("Authorization", f"Bearer {TABLE['settings']['tokens'][name]['secrets'][0]['value']}")]
         return []

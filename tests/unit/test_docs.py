@@ -153,7 +153,7 @@ def test_every_page_is_found() -> None:
 
 MISSING: Final = {
     "workers": "worker processes", "sentinel": "Redis Sentinel", "cluster": "Redis Cluster",
-    "enrollment": "machine enrollment", "kubernetes": "kubeconfig",
+    "kubernetes": "kubeconfig",
     "workspaces": "workspaces", "reload": "reloading the settings",
 }  # fmt: skip
 """How the README calls what the settings know and this version does not serve."""
@@ -287,7 +287,7 @@ def recorded() -> tuple[set[str], set[str]]:
             if name == "record" and isinstance(call.func, ast.Attribute) and "audit" in ast.unparse(call.func):
                 fields |= {keyword.arg for keyword in call.keywords if keyword.arg}
                 events |= {str(arg.value) for arg in call.args[:1] if isinstance(arg, ast.Constant)}
-            if name == "_note":
+            if name in ("_note", "_attempt"):
                 events |= {str(arg.value) for arg in call.args[1:2] if isinstance(arg, ast.Constant)}
     return events, fields
 
@@ -320,6 +320,9 @@ def told_endpoints(heading: str) -> set[tuple[str, str]]:
 def test_every_endpoint_is_explained() -> None:
     """The reference has every page of ours with its methods, and no other."""
     assert told_endpoints("Pages") == served()
+    enrollment = (ROOT / "authproxy" / "enrollment" / "routes.py").read_text(encoding="utf-8")
+    made = {(how.upper(), path) for how, path in re.findall(r'add_(\w+)\(f"\{prefix\}([^"]+)"', enrollment)}
+    assert told_endpoints("Machines") == made
     assert {path for _, path in told_endpoints("Decisions for an ingress")} == {"/auth"}
     assert {path for _, path in told_endpoints("Admin listener")} == {"/healthz", "/readyz", "/metrics"}
 
