@@ -13,15 +13,13 @@ import bcrypt
 import pytest
 import yaml
 
-from authproxy import authz
 from authproxy.app import Authproxy
 from authproxy.assumed import assumed
-from authproxy.edge.request_info import Raw, TrustedProxies, describe
-from authproxy.errors import NotAuthenticated, Refusal
+from authproxy.edge.request_info import Raw, describe
+from authproxy.errors import Refusal
 from authproxy.explain import Explanation, explain, raw_request
 from authproxy.jose.sign import new_signing_key
 from authproxy.model import Headers, Identity, RequestInfo
-from authproxy.routing import RouteTable, compile_apps
 from authproxy.settings.load import Loaded, from_mapping, load
 from tests.hostile.harness import StrictBrowser
 from tests.peers.openid_grants import Person
@@ -256,35 +254,6 @@ async def test_the_running_proxy_decides_as_explain_says(kind: str, tmp_path: Pa
     assert differing == []
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.kind not in REAL], ids=str)
-def test_the_rules_decide_as_explain_says(row: Row, loaded: Loaded) -> None:
-    """For the other kinds: where the route takes such a credential, routing and policy say the same of the identity."""
-    identity = identity_of(loaded, row)
-    assert identity is not None
-    outcome, reason = judged(loaded, row, identity)
-    found = explained(loaded, row)
-    assert (outcome, outcome) == (row.outcome, outcome_of(found))
-    if outcome[:3] in ("all", "403"):
-        assert reason == deciding(found)
-
-
-def judged(loaded: Loaded, row: Row, identity: Identity) -> tuple[str, str]:
-    """Outcome and reason by routing and rules alone."""
-    settings = loaded.settings
-    routes = RouteTable(compile_apps(settings, authz.compile_policies(settings)))
-    try:
-        raw = raw_request(row.method, row.url, row.headers, row.client)
-        trusted = TrustedProxies(settings.listen.trusted_proxies)
-        info = describe(raw, trusted=trusted, request_id="table", public_scheme="http")
-        match = routes.match(info)
-    except Refusal as no:
-        return f"{no.status} {no.code}", no.reason
-    if not match.route.policy.anonymous and identity.kind not in match.route.accept:
-        return f"{NotAuthenticated.status} not_signed_in", ""
-    decision = authz.decide(info, match, identity)
-    return "allowed" if decision.allowed else "403 not_allowed", decision.reason
-
-
 # The table itself
 
 
@@ -293,6 +262,7 @@ def test_the_table_is_worth_its_name() -> None:
     assert len(ROWS) >= 150
     assert len({str(row) for row in ROWS}) == len(ROWS)
     assert {row.who for row in ROWS} == {"nobody", *WHO}
+    assert {row.kind for row in ROWS} == set(REAL)
 
 
 def test_a_request_is_sent_as_it_is_written() -> None:
