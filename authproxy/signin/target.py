@@ -35,7 +35,7 @@ class AllowedTargets(NamedTuple):
         return target if self._is_ours(target, authority) else None
 
     def _is_ours(self, target: str, authority: str) -> bool:
-        if not target.startswith(f"{self.scheme}://") or "@" in target.split("/", 3)[2]:
+        if not target.startswith(f"{self.scheme}://"):
             return False
         try:
             parts = urlsplit(target)

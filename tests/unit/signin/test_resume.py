@@ -269,6 +269,36 @@ async def test_a_failing_provider_is_not_hammered(stage: Stage) -> None:
     assert len(stage.peer.asked("token", grant_type="refresh_token")) == 2
 
 
+async def test_a_failing_provider_is_not_hammered_ahead_of_expiry(stage: Stage) -> None:
+    """While the old token still holds, a renewal that failed is tried again only after a pause."""
+    ticket = await stage.sign_in()
+    one, sealed = stage.replicas[0], stage.replicas[0].seal(ticket)
+    await one.click(sealed)
+    stage.clock.now += 585
+    stage.peer.limit_rate(retry_after=10, times=100)
+    for _ in range(10):
+        await one.click(sealed)
+        await one.resumption.close()
+    assert len(stage.peer.asked("token", grant_type="refresh_token")) == 1
+    stage.clock.now += 11
+    await one.click(sealed)
+    await one.resumption.close()
+    assert len(stage.peer.asked("token", grant_type="refresh_token")) == 2
+
+
+async def test_what_was_made_before_the_lease_was_given_is_taken(stage: Stage) -> None:
+    """A replica that decided to renew, and got the lease after another had renewed, asks the provider nothing."""
+    ticket = await stage.sign_in()
+    one, two = stage.replicas
+    stored = await two.vault.load(ticket)
+    assert stored is not None
+    stage.clock.now += 700
+    made = await one.refresher.refresh(ticket, stored.record, last_used=stage.clock.now)
+    taken = await two.refresher.refresh(ticket, stored.record, last_used=stage.clock.now)
+    assert taken == made
+    assert stage.refreshes == ["rotated"]
+
+
 async def test_a_rotation_that_could_not_be_proved_is_not_lost(stage: Stage) -> None:
     """The provider rotates, but its keys cannot be had: the new token is kept, and the session goes on with it."""
     ticket = await stage.sign_in()
