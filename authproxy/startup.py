@@ -45,11 +45,11 @@ class Startup:
             try:
                 await check()
             except AuthproxyError as error:
-                if self._waiting[name] != str(error):
+                if self._waiting.get(name) != str(error):
                     log.warning("waiting for %s: %s", name, error)
                 self._waiting[name] = str(error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST)
             else:
-                del self._waiting[name]
+                self._waiting.pop(name, None)  # gone already where this was begun again
                 return
