@@ -234,7 +234,7 @@ class Authproxy:
             yield tokens
         if settings.issuers:
             yield BearerAuthenticator(
-                self.issuers.values(), clock=self._clock, throttle=self.throttle,
+                self.issuers.values(), clock=self._clock, throttle=self.throttle, marks=self.marks,
                 elsewhere=lambda credentials: ours(credentials) or tokens.claims(credentials),
             )  # fmt: skip
         if settings.basic:

@@ -22,6 +22,7 @@ class Problem(NamedTuple):
     path: str  # "apps.metrics.routes[1].polcy"
     message: str  # what is wrong and what to do
     warning: bool = False
+    awaited: bool = False  # an error that does not keep us from starting: what is missing may yet be put there
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file

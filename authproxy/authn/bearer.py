@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from authproxy.authn import authorization
 from authproxy.authn.chain import Proved
@@ -18,6 +18,7 @@ from authproxy.jose import access
 from authproxy.jose.compact import Compact
 from authproxy.model import App, Kind, Match, RequestInfo
 from authproxy.oidc.issuer import Issuer
+from authproxy.sessions.marks import Names, of_bearer
 from authproxy.throttle import Throttle, client_bucket
 
 SECONDS: Final = 60.0
@@ -29,8 +30,15 @@ _BEARER: Final = b"bearer"
 _INVALID: Final = "invalid_token"  # RFC 6750 section 3.1
 
 
+class Ended(Protocol):
+    """What this room needs of the revocation marks."""
+
+    def end(self, names: Iterable[tuple[str, str]], since: float) -> bool: ...
+
+
 class _Remembered(NamedTuple):
     proved: Proved
+    ended_by: Names
     issuer: Issuer
     generation: int  # of the issuer's keys; with others the token must be proved anew
     since: float
@@ -53,11 +61,13 @@ class BearerAuthenticator:
         clock: Callable[[], float],
         elsewhere: Callable[[bytes], bool] = lambda _credentials: False,
         throttle: Throttle | None = None,
+        marks: Ended | None = None,
     ) -> None:
         self._issuers: Final = tuple(issuers)
         self._clock: Final = clock
         self._elsewhere: Final = elsewhere
         self._throttle: Final = throttle
+        self._marks: Final = marks
         self._remembered: Final[OrderedDict[tuple[object, ...], _Remembered]] = OrderedDict()
 
     def presented(self, info: RequestInfo) -> bool:
@@ -69,15 +79,15 @@ class BearerAuthenticator:
         """The identity of the token.
 
         A token that fails counts by client address.  Raises BadRequest ``several_credentials``, NotAuthenticated
-        ``invalid_token`` (the rule that it breaks is in the reason), TooManyAttempts, and Unavailable
-        ``issuer_unreachable`` when the issuer's keys are not to be had.
+        ``invalid_token`` (the rule that it breaks is in the reason) or ``credential_revoked``, TooManyAttempts, and
+        Unavailable ``issuer_unreachable`` when the issuer's keys are not to be had.
         """
         token = authorization.the_only(info.headers, _BEARER)
         # What one app takes, another need not: the policy is part of the key.
         key = (hashlib.sha256(token).digest(), match.app.bearer_issuers, match.app.bearer_audiences)
         known = self._recall(key)
         if known is not None:
-            return known
+            return self._unless_revoked(known.proved, known.ended_by)
         try:
             issuer, proved = await self._prove(access.read(token.decode("latin-1")), match.app)
         except InvalidToken as error:
@@ -90,7 +100,19 @@ class BearerAuthenticator:
                 "issuer_unreachable", "The issuer of this token cannot be asked for its keys right now.",
                 reason=str(error),
             ) from None  # fmt: skip
-        self._remember(key, issuer, proved)
+        ended_by = of_bearer(proved.identity.issuer, proved.identity.subject, proved.identity.claims.get("sid"))
+        self._remember(key, issuer, proved, ended_by)
+        return self._unless_revoked(proved, ended_by)
+
+    def _unless_revoked(self, proved: Proved, ended_by: Names) -> Proved:
+        """Back-channel logout ends the tokens of a user as it ends the sessions."""
+        made = proved.identity.claims.get("iat")
+        # A token that does not say when it was made may be older than any mark.
+        since = float(made) if isinstance(made, int | float) else 0.0
+        if self._marks is not None and self._marks.end(ended_by, since):
+            raise NotAuthenticated(
+                "credential_revoked", "This token was revoked; please get a new one.", token_error=_INVALID
+            )
         return proved
 
     async def _prove(self, compact: Compact, app: App) -> tuple[Issuer, Proved]:
@@ -111,21 +133,21 @@ class BearerAuthenticator:
             raise InvalidToken("issuer_unknown", "The token is of an issuer that is not accepted here.")
         return found[0]
 
-    def _recall(self, key: tuple[object, ...]) -> Proved | None:
+    def _recall(self, key: tuple[object, ...]) -> _Remembered | None:
         known = self._remembered.get(key)
         if known is None:
             return None
         # A clock that was set back must not make an entry last.
         if known.since <= self._clock() < known.until and known.generation == known.issuer.keys.generation:
             self._remembered.move_to_end(key)
-            return known.proved
+            return known
         del self._remembered[key]
         return None
 
-    def _remember(self, key: tuple[object, ...], issuer: Issuer, proved: Proved) -> None:
+    def _remember(self, key: tuple[object, ...], issuer: Issuer, proved: Proved, ended_by: Names) -> None:
         now = self._clock()
         until = min(now + SECONDS, proved.identity.expires_at)
-        self._remembered[key] = _Remembered(proved, issuer, issuer.keys.generation, now, until)
+        self._remembered[key] = _Remembered(proved, ended_by, issuer, issuer.keys.generation, now, until)
         if len(self._remembered) > ENTRIES:
             self._remembered.popitem(last=False)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Literal, NamedTuple
 
 from authproxy.errors import StoreUnavailable
@@ -28,11 +28,14 @@ EVERY: Final = "*"
 """The name of a mark of kind ``enrolled``."""
 _OF_SESSIONS: Final = ("session", "sid", "subject")
 
+Names = tuple[tuple[str, str], ...]
+"""Kind and name of every mark that would end something."""
+
 
 class Mark(NamedTuple):
     """``name`` is revoked for whatever began before ``before``; the mark itself may go after ``until``."""
 
-    kind: Literal["session", "sid", "subject"] | EnrolledKind
+    kind: Literal["session", "sid", "subject", "bearer"] | EnrolledKind
     name: str
     before: float
     until: float
@@ -41,6 +44,22 @@ class Mark(NamedTuple):
 def sid_name(provider: str, sid: str) -> str:
     """The name of a provider's own session (the ``sid`` claim, OIDC Back-Channel Logout section 2.1)."""
     return digest("provider-sid", provider, sid)
+
+
+def bearer_subject(issuer: str, subject: str) -> str:
+    """The name of a mark for the bearer tokens of one subject of an issuer."""
+    return digest("bearer-subject", issuer, subject)
+
+
+def bearer_sid(issuer: str, sid: str) -> str:
+    """The name of a mark for the bearer tokens that carry an issuer's ``sid``, such as ID tokens of kubectl users."""
+    return digest("bearer-sid", issuer, sid)
+
+
+def of_bearer(issuer: str, subject: str, sid: object) -> Names:
+    """What would end a token with these claims; worth keeping beside a token that is remembered."""
+    names: Names = (("bearer", bearer_subject(issuer, subject)),)
+    return (*names, ("bearer", bearer_sid(issuer, sid))) if isinstance(sid, str) and sid else names
 
 
 class Marks:
@@ -52,6 +71,7 @@ class Marks:
         self._on_mark: Final = on_mark
         self._marks: Final[dict[tuple[str, str], Mark]] = {}
         self._unsent: Final[list[Mark]] = []
+        self._sending: Final = asyncio.Lock()
         self._after = ""
         self._first: str | None = None  # id of the oldest entry at the last reading
         self._wake: Final = asyncio.Event()
@@ -62,16 +82,19 @@ class Marks:
         names = [("session", ticket.id), ("subject", ticket.user)]
         if ticket.provider_sid:
             names.append(("sid", sid_name(ticket.provider, ticket.provider_sid)))
+        return self.end(names, ticket.signed_in_at)
+
+    def end(self, names: Iterable[tuple[str, str]], since: float) -> bool:
+        """Whether one of the named marks ends what began at ``since``."""
         found = (self._marks.get(name) for name in names)
-        return any(mark is not None and ticket.signed_in_at < mark.before for mark in found)
+        return any(mark is not None and since < mark.before for mark in found)
 
     def revokes_enrolled(self, *, family: str, name: str, cluster: str | None, since: float) -> bool:
         """Whether a mark ends the credentials of an enrollment that took place at ``since``."""
         kinds = [("family", family), ("enrolled-name", name), ("enrolled", EVERY)]
         if cluster is not None:
             kinds.append(("cluster", cluster))
-        found = (self._marks.get(kind) for kind in kinds)
-        return any(mark is not None and since < mark.before for mark in found)
+        return self.end(kinds, since)
 
     async def end_enrolled(self, kind: EnrolledKind, name: str, *, before: float, until: float) -> None:
         """Revoke enrolled credentials: those of an enrollment earlier than ``before``."""
@@ -102,11 +125,13 @@ class Marks:
             del self._marks[name]
 
     async def _send(self) -> None:
-        while self._unsent:
-            mark = self._unsent[0]
-            value = json.dumps(list(mark), separators=(",", ":")).encode()
-            await self._store.append(keys.marks(), value, ttl=max(mark.until - self._clock(), 1.0))
-            self._unsent.pop(0)
+        """Append what waits; when this returns, every mark that was added before is in the stream."""
+        async with self._sending:  # of two at once, one would drop a mark that the other has yet to append
+            while self._unsent:
+                mark = self._unsent[0]
+                value = json.dumps(list(mark), separators=(",", ":")).encode()
+                await self._store.append(keys.marks(), value, ttl=max(mark.until - self._clock(), 1.0))
+                self._unsent.pop(0)
 
     async def sync(self) -> None:
         """Send what waits and read what is new.  Raises ``StoreUnavailable``."""

@@ -22,6 +22,7 @@ class Fault(NamedTuple):
     warning: bool = False
     line: int = 0  # 0: the line of ``path``
     source: str = ""  # the environment variable that is to blame instead of the file
+    awaited: bool = False  # see errors.Problem
 
 
 def render(path: KeyPath) -> str:
@@ -72,7 +73,7 @@ class Lines:
         """The fault with its place."""
         shown = render(fault.path)
         file, line = (fault.source, 0) if fault.source else self.place(shown)
-        return Problem(file, fault.line or line, shown, fault.message, fault.warning)
+        return Problem(file, fault.line or line, shown, fault.message, fault.warning, fault.awaited)
 
     def __repr__(self) -> str:
         return f"<Lines {self.file}: {len(self._lines)} paths, {len(self._sources)} from the environment>"

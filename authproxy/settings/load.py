@@ -53,7 +53,7 @@ _SYNTAX: Final = (
 
 
 class Loaded(NamedTuple):
-    """Settings that can be served, with what is doubtful in them and where everything stands."""
+    """Settings that can be served, with what is doubtful in them or still awaited, and where everything stands."""
 
     settings: Settings
     warnings: tuple[Problem, ...]
@@ -66,10 +66,11 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, *, to_serve: bool 
     Whoever does not mean ``to_serve`` them may read settings elsewhere than where they are used: no secret and no
     other file is looked at, and what this version does not serve is a warning.
 
-    Raises ``SettingsError`` with every error that was found, in the order of the file.
+    Raises ``SettingsError`` with every error that was found, in the order of the file; those that are ``awaited`` are
+    among the warnings when nothing else is wrong.
     """
     settings, problems, lines = _examine(path, environ, to_serve=to_serve)
-    return Loaded(_served(settings, problems), tuple(found for found in problems if found.warning), lines)
+    return Loaded(_served(settings, problems), tuple(problems), lines)
 
 
 def inspect(path: Path, environ: Mapping[str, str] = os.environ) -> list[Problem]:
@@ -94,7 +95,7 @@ def from_mapping(
 
 def _served(settings: Settings | None, problems: list[Problem]) -> Settings:
     errors = [problem for problem in problems if not problem.warning]
-    if errors or settings is None:
+    if settings is None or not all(problem.awaited for problem in errors):
         raise SettingsError(errors or [Problem("settings", 0, "", "cannot be understood")])
     return settings
 

@@ -30,18 +30,18 @@ class Scope:
         """Whether the settings are all that the file says."""
         return self._shaped.whole
 
-    def error(self, path: KeyPath, message: str) -> None:
-        """Something is wrong at ``path``; an empty message is none."""
-        self._say(path, message, warning=False)
+    def error(self, path: KeyPath, message: str, *, awaited: bool = False) -> None:
+        """Something is wrong at ``path``; an empty message is none.  ``awaited``: see errors.Problem."""
+        self._say(path, message, awaited=awaited)
 
     def warn(self, path: KeyPath, message: str) -> None:
         """Something is doubtful at ``path``."""
         self._say(path, message, warning=True)
 
-    def _say(self, path: KeyPath, message: str, *, warning: bool) -> None:
+    def _say(self, path: KeyPath, message: str, *, warning: bool = False, awaited: bool = False) -> None:
         original = self._shaped.original(path)
         if message and not self._shaped.broken(original):
-            self.faults.append(Fault(original, message, warning))
+            self.faults.append(Fault(original, message, warning, awaited=awaited))
 
     def broken(self, *path: str) -> bool:
         """Whether something in ``path`` was reported, so that its value here is not the file's."""

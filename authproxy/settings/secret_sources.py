@@ -60,8 +60,13 @@ def _reveal(scope: Scope, path: KeyPath, ref: SecretRef, environ: Mapping[str, s
     try:
         return ref.reveal(environ)
     except LookupError as error:
-        scope.error(path, f"the secret cannot be used: {error.args[0]}")
+        scope.error(path, f"the secret cannot be used: {error.args[0]}", awaited=_is_awaited(path))
         return None
+
+
+def _is_awaited(path: KeyPath) -> bool:
+    """Whether serving may begin without it: a pod whose enrollment secret is missing says so and waits, unready."""
+    return path[:2] in (("enrollment", "tokens"), ("enrollment", "signing_keys"))
 
 
 def _readable(scope: Scope, path: KeyPath, file: Path) -> None:
@@ -92,7 +97,7 @@ def _shared_secrets(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
         if _is_shared(path):
             fault = weakness(text)
             if fault:
-                scope.error(path, fault)
+                scope.error(path, fault, awaited=_is_awaited(path))
     forward = revealed.get(("forward_auth", "secret"))
     if forward is not None and weakness(forward):
         scope.warn(("forward_auth", "secret"), weakness(forward))
@@ -134,7 +139,8 @@ def _bound(scope: Scope, name: str) -> frozenset[str] | None:
 def _signing_keys(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
     for path, text in revealed.items():
         if path[:2] == ("enrollment", "signing_keys") and not _is_signing_key(text):
-            scope.error(path, "must be a private ES256 JWK; make one with `authproxy key --signing`")
+            message = "must be a private ES256 JWK; make one with `authproxy key --signing`"
+            scope.error(path, message, awaited=_is_awaited(path))
 
 
 def _is_signing_key(text: str) -> bool:

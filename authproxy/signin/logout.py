@@ -18,7 +18,7 @@ from authproxy.model import Headers
 from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import SessionCookie, Ticket, user_digest
 from authproxy.sessions.live import LiveView
-from authproxy.sessions.marks import Mark, Marks, sid_name
+from authproxy.sessions.marks import Mark, Marks, bearer_sid, bearer_subject, sid_name
 from authproxy.sessions.sealing import digest
 from authproxy.sessions.vault import Vault
 from authproxy.signin.refresh import Refresher
@@ -27,6 +27,7 @@ from authproxy.store.base import Store
 
 log = logging.getLogger("authproxy.signin")
 _REPLAY_WINDOW: Final = 600.0  # seconds for which a logout token's jti is remembered; older tokens are refused
+_TOKEN_LIFE: Final = 30 * 86400.0 + 120.0  # seconds that a bearer token can live (jose.access), and two clocks differ
 
 
 class Logout:
@@ -121,9 +122,13 @@ class Logout:
             # The provider's session ends for good: whatever carries its sid is over, also a sign-in still on its way.
             until = now + self._absolute
             await self._marks.add(Mark("sid", sid_name(provider.name, sid), until, until))
+            until = now + _TOKEN_LIFE
+            await self._marks.add(Mark("bearer", bearer_sid(provider.issuer, sid), until, until))
             return "sid"
         user = user_digest(provider.name, provider.issuer, str(subject))
         await self._marks.add(Mark("subject", user, now, now + self._absolute))
+        tokens = bearer_subject(provider.issuer, str(subject))
+        await self._marks.add(Mark("bearer", tokens, now, now + _TOKEN_LIFE))
         return "subject"
 
     async def close(self) -> None:

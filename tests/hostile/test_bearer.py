@@ -542,3 +542,43 @@ def test_every_case_is_covered_or_explained() -> None:
         own = [f"test_bearer.py::{name}" for name in here if name.startswith(f"test_{case.lower()}_")]
         assert entry.get("tests", []) == own, case
         assert own or len(entry["reason"].split()) >= 2
+
+
+# --- revocation ---
+
+
+async def told(machines: Machines, **claims: Any) -> None:
+    """The provider says that somebody is signed out."""
+    assert (await machines.stage.tell(**claims))[0] == 200
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize(
+    ("ended", "also"), [({"sub": "sub-alice"}, {}), ({"sid": "s-1"}, {"sid": "s-1"})], ids=["sub", "sid"]
+)
+async def test_a_logout_ends_bearer_tokens(
+    machines: Machines, ended: dict[str, str], also: dict[str, Any], remembered: bool
+) -> None:
+    """Back-channel logout ends the tokens of the user (by ``sid``: those that carry it), also remembered ones."""
+    old, other = machines.token(sub="sub-alice", **also), machines.token(sub="sub-bob", sid="s-2")
+    if remembered:
+        assert await machines.taken(old)
+    machines.clock.pass_(2)
+    await told(machines, **ended)
+    reached = machines.stage.reached()
+    answer = await machines.bear(old)
+    assert (answer.status, answer.values("Authproxy-Refusal")) == (401, ["credential_revoked"])
+    assert answer.values("WWW-Authenticate") == ['Bearer error="invalid_token"']
+    assert machines.stage.reached() == reached
+    assert await machines.taken(other)
+    assert (await machines.bear(machines.token(sub="sub-alice", iat=LEFT_OUT, **also))).status == 401
+
+
+async def test_a_token_of_after_the_logout_opens(machines: Machines) -> None:
+    """A logout by subject ends what was issued before it, not the user."""
+    await told(machines, sub="sub-alice")
+    machines.clock.pass_(2)
+    assert await machines.taken(machines.token(sub="sub-alice", sid="s-3"))
+    await told(machines, sid="s-3")
+    assert not await machines.taken(machines.token(sub="sub-alice", sid="s-3"))  # that one is over for good
+    assert await machines.taken(machines.token(sub="sub-alice", sid="s-4"))

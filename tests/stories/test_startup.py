@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.hostile.harness import HOST, settings_for
 from tests.peers.authproxy_process import AuthproxyProcess, run
@@ -140,6 +141,69 @@ def test_wrong_settings(tmp_path: Path) -> None:
     for place in ("yaml:1: public_url", "yaml:2: sesion", "yaml:4: session.idle", "yaml:7: providers.dex.client_id"):
         assert place in done.stderr, done.stderr
     assert "apps.web" in done.stderr
+
+
+def enrolling(folder: Path, app: UpstreamApp) -> dict[str, Any]:
+    """An API whose clusters enroll; its secret and its key are files that are not there yet."""
+    return {
+        "enrollment": {
+            "tokens": {"fleet": {"secrets": [{"file": str(folder / "token")}]}},
+            "signing_keys": [{"file": str(folder / "signing.jwk")}],
+        },
+        "policies": {"all": {"any": [{"authenticated": True}]}},
+        "apps": {
+            "api": {
+                "host": "*",
+                "upstream": {"url": app.url},
+                "routes": [{"path": "/", "accept": ["enrolled"], "policy": "all"}],
+            }
+        },
+    }
+
+
+async def test_the_enrollment_secrets_are_missing(tmp_path: Path, upstream_app: UpstreamApp) -> None:
+    """The process stays up and unready, and names each secret and key; it is ready as soon as they are there.
+
+    Contract section 7: a clear error, unready rather than a crash loop.  ``check`` refuses the same file.
+    """
+    async with started(tmp_path, enrolling(tmp_path, upstream_app)) as proxy:
+        assert "token" in await said(proxy, "enrollment.tokens.fleet.secrets[0]: the secret cannot be used")
+        assert "signing.jwk" in await said(proxy, "enrollment.signing_keys[0]: the secret cannot be used")
+        checked = await asyncio.to_thread(run, "check", "-c", proxy.file)
+        assert checked.exit_code == 2
+        assert "enrollment.tokens.fleet.secrets[0]" in checked.stderr
+        await said(proxy, "WARNING: waiting for enrollment")
+        status, content = await readiness(proxy)
+        assert (status, content["ready"]) == (503, False)
+        for named in ("enrollment.tokens.fleet.secrets[0]", "enrollment.signing_keys[0]", "signing.jwk"):
+            assert named in content["waiting_for"]["enrollment"]
+        assert (await readiness(proxy, "healthz"))[0] == 200
+        (tmp_path / "token").write_text("a-good-enrollment-token-of-the-fleet", encoding="ascii")
+        (tmp_path / "signing.jwk").write_text(run("key", "--signing").stdout, encoding="ascii")
+        await proxy.ready()
+        assert proxy.program.exit_code is None
+
+
+@pytest.mark.parametrize(
+    ("secret", "complaint"), [("tiny-secret", "at least 32 characters"), ("change-me-" * 5, "placeholder")]
+)
+async def test_an_enrollment_secret_is_weak(
+    tmp_path: Path, upstream_app: UpstreamApp, secret: str, complaint: str
+) -> None:
+    """A weak secret opens nothing: the process says what is wrong with it, never what it is, and is not ready."""
+    (tmp_path / "token").write_text(secret, encoding="ascii")
+    (tmp_path / "signing.jwk").write_text(run("key", "--signing").stdout, encoding="ascii")
+    async with started(tmp_path, enrolling(tmp_path, upstream_app)) as proxy:
+        await said(proxy, "WARNING: waiting for enrollment")
+        status, content = await readiness(proxy)
+        assert status == 503
+        assert complaint in content["waiting_for"]["enrollment"]
+        headers, body = {"Authorization": f"Bearer {secret}"}, {"name": "agent"}
+        url = f"http://127.0.0.1:{proxy.port}/oauth2/enroll"
+        async with aiohttp.ClientSession(headers=headers) as http, http.post(url, json=body) as answer:
+            assert answer.status == 401
+            assert (await answer.json())["error"] == "enrollment_refused"
+        assert secret not in proxy.program.transcript()
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -151,3 +151,17 @@ async def test_marks_of_enrolled_credentials_end_no_session() -> None:
         assert not marks.revokes_enrolled(family="eu", name="eu", cluster=None, since=1.0)
         assert not marks.revokes(a_ticket())
     assert seen == []
+
+
+async def test_marks_that_are_added_at_once_all_arrive(redis_server: RedisServer) -> None:
+    """A hundred revocations at once, while the stream is read as well: none is lost, none breaks the reading."""
+    first, second = RedisStore.standalone(redis_server.url), RedisStore.standalone(redis_server.url)
+    one = Marks(first, clock=Clock(), on_mark=lambda _: None)
+    two = Marks(second, clock=Clock(), on_mark=lambda _: None)
+    added = [Mark("session", f"s{number}", 9e9, 9e9) for number in range(100)]
+    await asyncio.gather(*(one.add(mark) for mark in added), *(one.sync() for _ in range(5)))
+    await two.sync()
+    assert all(two.end([("session", mark.name)], 0.0) for mark in added)
+    assert len(await first.read("marks")) == 100
+    await first.close()
+    await second.close()

@@ -55,6 +55,22 @@ def test_a_valid_file_is_loaded_whole(file: Path) -> None:
     assert [(warning.line, warning.path) for warning in loaded.warnings] == [(5, "providers.dex.password_login")]
 
 
+def test_enrollment_secrets_are_awaited(file: Path) -> None:
+    """What enrollment lacks is an error for ``inspect``, but does not keep settings from being served.
+
+    Beside an error that does, it is told with the others.
+    """
+    lacking = "enrollment: {tokens: {fleet: {secrets: [{file: nowhere}]}}, signing_keys: [{file: nowhere.jwk}]}\n"
+    file.write_text(VALID + lacking, encoding="utf-8")
+    named = ["enrollment.tokens.fleet.secrets[0]", "enrollment.signing_keys[0]"]
+    assert [problem.path for problem in load(file, {}).warnings if problem.awaited] == named
+    assert [problem.path for problem in inspect(file, {}) if not problem.warning] == named
+    file.write_text(VALID + lacking + "sesion: {}\n", encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+    assert [problem.path for problem in caught.value.problems] == [*named, "sesion"]
+
+
 def test_every_path_has_its_line(file: Path) -> None:
     """Keys and list items stand where they were written; what is absent stands where its section does."""
     lines = load(file, {}).lines
