@@ -18,6 +18,8 @@ from authproxy import explain as explanation
 from authproxy.app import Authproxy
 from authproxy.assumed import assumed
 from authproxy.errors import AuthproxyError, Problem, SettingsError
+from authproxy.ongoing import Ongoing
+from authproxy.reloading import Reloading
 from authproxy.sessions.sealing import encode
 from authproxy.settings.load import Loaded, inspect, load
 from authproxy.settings.schema import json_schema
@@ -45,25 +47,26 @@ def serve(file: Path) -> None:
         sys.exit(2)
     _list(list(loaded.warnings))
     try:
-        uvloop.run(_serve(loaded))
+        uvloop.run(_serve(loaded, file))
     except (OSError, AuthproxyError) as error:
         click.echo(f"{file}: cannot start: {error}", err=True)
         sys.exit(2)
 
 
-async def _serve(loaded: Loaded) -> None:
+async def _serve(loaded: Loaded, file: Path) -> None:
     async with Authproxy(loaded.settings) as proxy:
         proxy.obey_signals()
+        reloading = Reloading(proxy, file)
+        reloading.obey_signal()
         for name, address in proxy.addresses.items():
             click.echo(f"authproxy: {name} listens on {address}", err=True)
-        waiting = proxy.startup.readiness().waiting_for
+        waiting = proxy.readiness().waiting_for
         if waiting:
             click.echo(f"authproxy: waiting for {', '.join(waiting)}", err=True)
-        announcement = asyncio.get_running_loop().create_task(_announce(proxy))
-        try:
+        async with Ongoing() as ongoing:
+            ongoing.begin(lambda: _announce(proxy))
+            ongoing.begin(reloading.run)
             await proxy.run_until_stopped()
-        finally:
-            announcement.cancel()
 
 
 async def _announce(proxy: Authproxy) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from authproxy.admin.routes import Readiness
@@ -23,10 +23,9 @@ Check = Callable[[], Awaitable[object]]
 class Startup:
     """Asks every part until each has answered once."""
 
-    def __init__(self, checks: Mapping[str, Check], degraded: Callable[[], dict[str, str]]) -> None:
-        self._checks: Final = checks
+    def __init__(self, degraded: Callable[[], dict[str, str]]) -> None:
         self._degraded: Final = degraded
-        self._waiting: Final[dict[str, str]] = dict.fromkeys(checks, "not asked yet")
+        self._waiting: Final[dict[str, str]] = {}
         self.done: Final = asyncio.Event()
         self.draining = False
 
@@ -34,10 +33,16 @@ class Startup:
         """What the admin listener says."""
         return Readiness(self.done.is_set() and not self.draining, dict(self._waiting), self._degraded())
 
-    async def run(self) -> None:
+    async def run(self, checks: Mapping[str, Check]) -> None:
         """Ask all parts at once, each until it has answered; then we are ready, and stay so."""
-        await asyncio.gather(*(self._wait_for(name, check) for name, check in self._checks.items()))
+        self.expect(checks)
+        await asyncio.gather(*(self._wait_for(name, check) for name, check in checks.items()))
         self.done.set()
+
+    def expect(self, names: Iterable[str]) -> None:
+        """From now on wait for these, and for nothing else."""
+        self._waiting.clear()
+        self._waiting.update(dict.fromkeys(names, "not asked yet"))
 
     async def _wait_for(self, name: str, check: Check) -> None:
         pause = _FIRST

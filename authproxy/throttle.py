@@ -71,13 +71,14 @@ class Throttle:
     """GCRA per bucket: ``limits.login`` for users, devices and browsers, ``limits.login_per_client`` for addresses.
 
     ``key`` is secret and the same on all replicas: without it the store's keys tell nobody who tried to sign in.
+    ``alone`` counts while the store is away.
     """
 
-    def __init__(self, store: Store, limits: schema.Throttle, *, key: bytes) -> None:
+    def __init__(self, store: Store, limits: schema.Throttle, *, key: bytes, alone: Store | None = None) -> None:
         self._store = store
         self._limits = limits
         self._key = key
-        self._alone = MemoryStore(limit=100_000)  # counts while the store is away
+        self._alone = alone or MemoryStore(limit=100_000)
 
     async def charge(self, *buckets: Bucket) -> None:
         """Count one attempt in every bucket, or in none.

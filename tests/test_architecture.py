@@ -20,9 +20,12 @@ OUTSIDE: Final = 99
 """The floor of what stands beside the house: it may look in, and only the front desk may call it."""
 
 FLOORS: Final[dict[str, int]] = {
-    "cli": 10,
-    "__main__": 10,
-    "app": 9,
+    "cli": 12,
+    "__main__": 12,
+    "reloading": 11,  # when the settings are read again
+    "app": 10,
+    "graph": 9,  # everything that one reading of the settings makes
+    "lasting": 8,  # what goes on when the settings change
     "pipeline": 8,
     "enrolling": 8,  # puts the rooms of enrollment together
     "startup": 8,  # what the workshop waits for
@@ -54,6 +57,7 @@ FLOORS: Final[dict[str, int]] = {
     "settings": 1,
     "observe": 1,
     "transport": 0,
+    "ongoing": 0,
     "model": 0,
     "errors": 0,
     "": 0,  # the package itself: its version

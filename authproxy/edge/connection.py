@@ -11,7 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from aiohttp import web
 
@@ -48,6 +48,36 @@ def info_of(request: web.BaseRequest) -> RequestInfo:
     return request[INFO]
 
 
+class Behind(NamedTuple):
+    """What a listener leads to."""
+
+    pages: web.Application
+    describe: Callable[[Raw], RequestInfo]
+    is_ours: Callable[[RequestInfo], bool]
+    proxied: Callable[[Exchange], Awaitable[None]]
+    refused: Callable[[Refusal, RequestInfo | None, Raw | None], Answer]
+
+
+class _Rooms:
+    """``Behind`` in use, and how many exchanges are inside."""
+
+    def __init__(self, behind: Behind) -> None:
+        self.behind: Final = behind
+        self.runner: Final = web.AppRunner(behind.pages, access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        self.inside = 0
+        self.empty: Final = asyncio.Event()
+
+    def left(self) -> None:
+        """One exchange less."""
+        self.inside -= 1
+        if not self.inside:
+            self.empty.set()
+
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        """The answer of one of our pages."""
+        return await cast("web.Server", self.runner.server).request_handler(request)
+
+
 class FrontDoor:
     """The public (or decisions) listener: aiohttp's server, strict, with our own application behind it for our pages.
 
@@ -55,23 +85,11 @@ class FrontDoor:
     lost, such as a token rotation, is shielded by its owner).  Raises RuntimeError without the strict HTTP parser.
     """
 
-    def __init__(
-        self,
-        pages: web.Application,
-        *,
-        describe: Callable[[Raw], RequestInfo],
-        is_ours: Callable[[RequestInfo], bool],
-        proxied: Callable[[Exchange], Awaitable[None]],
-        refused: Callable[[Refusal, RequestInfo | None, Raw | None], Answer],
-    ) -> None:
+    def __init__(self, behind: Behind) -> None:
         require_strict_parser()
-        self._describe: Final = describe
-        self._is_ours: Final = is_ours
-        self._proxied: Final = proxied
-        self._refused: Final = refused
-        self._pages: Final = pages
-        pages.on_response_prepare.append(self._finish_page)
-        self._runner: Final = web.AppRunner(pages, access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        self._rooms = self._furnished(behind)
+        # What aiohttp makes requests with; of an application of its own, so that connections hold none of ours.
+        self._maker: Final = web.AppRunner(web.Application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
         self._connections: Connections | None = None
         self._listening: list[asyncio.AbstractServer] = []
         self._running: set[AioExchange] = set()
@@ -90,6 +108,27 @@ class FrontDoor:
         )
         self._listening.append(server)
         return spelled(listener)
+
+    async def lead_to(self, behind: Behind) -> Callable[[], Awaitable[None]]:
+        """From the next request on, lead there.  Requests that are inside go on where they are.
+
+        What is returned waits until the last of them has left, and frees what they used.
+        """
+        rooms = self._furnished(behind)
+        await rooms.runner.setup()
+        former, self._rooms = self._rooms, rooms
+
+        async def left() -> None:
+            if former.inside:
+                former.empty.clear()
+                await former.empty.wait()
+            await former.runner.cleanup()
+
+        return left
+
+    def _furnished(self, behind: Behind) -> _Rooms:
+        behind.pages.on_response_prepare.append(self._finish_page)
+        return _Rooms(behind)
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, finish what runs within ``seconds``, then close the tunnels.
@@ -113,12 +152,14 @@ class FrontDoor:
             await self._fewer(lambda: not self._running, CLOSE_SECONDS)
             await self._connections.shutdown(CLOSE_SECONDS)
             self._connections = None
-            await self._runner.cleanup()
+            await self._rooms.runner.cleanup()
+            await self._maker.cleanup()
 
     async def _opened(self) -> Connections:
         if self._connections is None:
-            await self._runner.setup()
-            factory = cast("web.Server", self._runner.server).request_factory
+            await self._rooms.runner.setup()
+            await self._maker.setup()
+            factory = cast("web.Server", self._maker.server).request_factory
             self._connections = Connections(self._serve, request_factory=factory, malformed=self._malformed)
         return self._connections
 
@@ -148,54 +189,56 @@ class FrontDoor:
         exchange = AioExchange(request, closing=lambda: self._draining)
         line.serving = True
         self._running.add(exchange)
+        rooms = self._rooms
+        rooms.inside += 1
         try:
-            return await self._dispatched(request, exchange)
+            return await self._dispatched(request, exchange, rooms)
         finally:
             line.serving = False
+            rooms.left()
             self._running.discard(exchange)
             self._one_less.set()
 
-    async def _dispatched(self, request: web.Request, exchange: AioExchange) -> web.StreamResponse:
-        raw = _raw(request)
+    async def _dispatched(self, request: web.Request, exchange: AioExchange, rooms: _Rooms) -> web.StreamResponse:
+        raw, behind = _raw(request), rooms.behind
         info: RequestInfo | None = None
         try:
             _check_wire(raw)
-            info = exchange.info = self._describe(raw)
+            info = exchange.info = behind.describe(raw)
             exchange.suspect = False
-            if self._is_ours(info):
-                return await self._page(request, info)
-            return await self._handed_on(exchange)
+            if behind.is_ours(info):
+                return await self._page(request, info, rooms)
+            return await self._handed_on(exchange, behind)
         except Refusal as refusal:
-            return await self._say(exchange, refusal, info, raw)
+            return await self._say(exchange, behind, refusal, info, raw)
         except ClientGone:
             exchange.abort()
             return exchange.written()
         except web.HTTPException as found:
             if found.status < 400:
                 raise  # a page's redirect
-            return await self._say(exchange, _refusal_of(found), info, raw)
+            return await self._say(exchange, behind, _refusal_of(found), info, raw)
         except Exception:
             _log.exception("request %s failed", info.request_id if info else "without a description")
-            return await self._say(exchange, _internal(), info, raw)
+            return await self._say(exchange, behind, _internal(), info, raw)
 
-    async def _handed_on(self, exchange: AioExchange) -> web.StreamResponse:
-        await self._proxied(exchange)
+    async def _handed_on(self, exchange: AioExchange, behind: Behind) -> web.StreamResponse:
+        await behind.proxied(exchange)
         if not exchange.status and not exchange.gone:
             raise RuntimeError("an exchange was left unanswered")
         return exchange.written()
 
-    async def _page(self, request: web.Request, info: RequestInfo) -> web.StreamResponse:
-        found = await self._pages.router.resolve(request)
+    async def _page(self, request: web.Request, info: RequestInfo, rooms: _Rooms) -> web.StreamResponse:
+        found = await rooms.behind.pages.router.resolve(request)
         refusal = found.http_exception
         if request.path != info.raw_path or isinstance(refusal, web.HTTPNotFound):
             raise _ABSENT
         if refusal is not None:
             raise _refusal_of(refusal)
         request[INFO] = info
-        server = cast("web.Server", self._runner.server)
         try:
             async with asyncio.timeout(PAGE_SECONDS):
-                return await server.request_handler(request)
+                return await rooms.page(request)
         except TimeoutError:
             raise Unavailable("page_timeout", "This took too long. Please try again.") from None
         except web.RequestPayloadError:
@@ -208,31 +251,33 @@ class FrontDoor:
             response.force_close()
 
     async def _say(
-        self, exchange: AioExchange, refusal: Refusal, info: RequestInfo | None, raw: Raw | None
+        self, exchange: AioExchange, behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw | None
     ) -> web.StreamResponse:
         if exchange.begun:
             exchange.abort()
             return exchange.written()
         try:
-            await exchange.answer(self._word(refusal, info, raw))
+            await exchange.answer(_word(behind, refusal, info, raw))
         except ClientGone:
             exchange.abort()
         return exchange.written()
 
-    def _word(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
-        try:
-            return self._refused(refusal, info, raw)
-        except Exception:
-            _log.exception("a refusal (%s) could not be worded", refusal.code)
-            return _BROKEN
-
     async def _malformed(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = AioExchange(request, closing=lambda: True)
-        return await self._say(exchange, BadRequest("malformed_request", "This is not a valid request."), None, None)
+        malformed = BadRequest("malformed_request", "This is not a valid request.")
+        return await self._say(exchange, self._rooms.behind, malformed, None, None)
 
     def __repr__(self) -> str:
         state = "draining" if self._draining else "open" if self._listening else "closed"
         return f"<FrontDoor {state}, {len(self._running)} running, {self._connections!r}>"
+
+
+def _word(behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
+    try:
+        return behind.refused(refusal, info, raw)
+    except Exception:
+        _log.exception("a refusal (%s) could not be worded", refusal.code)
+        return _BROKEN
 
 
 def _raw(request: web.BaseRequest) -> Raw:

@@ -19,13 +19,19 @@ class Audit:
     """Writes records to a file or to standard output."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float]) -> None:
-        self._stream: Final = stream
+        self._stream = stream
         self._clock: Final = clock
 
     @classmethod
     def open(cls, file: Path | None, *, clock: Callable[[], float]) -> Audit:
         """To ``file``, appended line by line, or to standard output.  Raises OSError."""
-        return cls(file.open("a", buffering=1, encoding="utf-8") if file else sys.stdout, clock=clock)
+        return cls(_opened(file), clock=clock)
+
+    def reopen(self, file: Path | None) -> None:
+        """From now on to ``file``, opened anew, or to standard output.  Raises OSError; then nothing has changed."""
+        opened = _opened(file)
+        self.close()
+        self._stream = opened
 
     def record(self, event: str, **fields: object) -> None:
         """Write one record; empty fields are left out."""
@@ -44,3 +50,7 @@ class Audit:
         """Close the file."""
         if self._stream is not sys.stdout:
             self._stream.close()
+
+
+def _opened(file: Path | None) -> TextIO:
+    return file.open("a", buffering=1, encoding="utf-8") if file else sys.stdout

@@ -90,7 +90,7 @@ class LiveView:
 
     def __init__(self, *, clock: Callable[[], float], idle: float, capacity: int = 100_000) -> None:
         self._clock: Final = clock
-        self._idle: Final = idle
+        self._idle = idle
         self._capacity: Final = capacity
         self._key: Final = os.urandom(32)  # a memory image holds no cookie and no digest that can be replayed
         self._cookies: Final[dict[bytes, Carried]] = {}
@@ -162,6 +162,27 @@ class LiveView:
             return
         for session in [session for session in self._sessions.values() if _touches(mark, session.ticket)]:
             self.drop(session.id)
+
+    def renew_all(self, *, idle: float, identity: Callable[[LiveSession], Identity | None]) -> None:
+        """The settings are others: sessions go on as ``identity`` has them now, and end here where it says None.
+
+        Every cookie is opened anew, since the key that sealed it may be gone.
+        """
+        self._idle = idle
+        self.forget_cookies()
+        for session in list(self._sessions.values()):
+            found = identity(session)
+            if found is None:
+                self.drop(session.id)
+            else:
+                session.identity = found
+
+    def forget_cookies(self) -> None:
+        """Forget which cookie opens what; the sessions stay."""
+        self._cookies.clear()
+        self._ended.clear()
+        for session in self._sessions.values():
+            session.cookies.clear()
 
     def recall_ended(self, sealed: str) -> bool:
         """Whether this cookie was lately found to open nothing, so that asking again can wait."""

@@ -65,7 +65,9 @@ def of_bearer(issuer: str, subject: str, sid: object) -> Names:
 class Marks:
     """The marks that this replica knows, and the way to the others."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float], on_mark: Callable[[Mark], None]) -> None:
+    def __init__(
+        self, store: Store, *, clock: Callable[[], float], on_mark: Callable[[Mark], None], known: Iterable[Mark] = ()
+    ) -> None:
         self._store: Final = store
         self._clock: Final = clock
         self._on_mark: Final = on_mark
@@ -76,6 +78,12 @@ class Marks:
         self._first: str | None = None  # id of the oldest entry at the last reading
         self._wake: Final = asyncio.Event()
         self.synced_at: float | None = None  # None: never read since start
+        for mark in known:
+            self._learn(mark)
+
+    def held(self) -> tuple[Mark, ...]:
+        """Every mark that is known; given to another ``Marks`` as ``known``, they are appended to its store."""
+        return tuple(self._marks.values())
 
     def revokes(self, ticket: Ticket) -> bool:
         """Whether a mark ends this session."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic import BaseModel
+from typing import Final
 
 from authproxy.settings import htpasswd
+from authproxy.settings.files import found
 from authproxy.settings.lines import KeyPath
 from authproxy.settings.schema import SecretRef
 from authproxy.settings.scope import Scope
@@ -27,11 +26,11 @@ _MAX_FILE: Final = 1  # one byte shows that a file can be read
 def check(scope: Scope, environ: Mapping[str, str]) -> None:
     """Report every secret and file that cannot be used."""
     revealed = {}
-    for path, ref in _found(scope.settings, (), SecretRef):
+    for path, ref in found(scope.settings, (), SecretRef):
         text = _reveal(scope, path, ref, environ)
         if text is not None:
             revealed[path] = text
-    for path, file in _found(scope.settings, (), Path):
+    for path, file in found(scope.settings, (), Path):
         if path != ("audit", "file"):  # written, not read
             _readable(scope, path, file)
     _session_keys(scope, revealed)
@@ -40,18 +39,6 @@ def check(scope: Scope, environ: Mapping[str, str]) -> None:
     _signing_keys(scope, revealed)
     _redis_url(scope, revealed)
     _password_files(scope, revealed)
-
-
-def _found(value: object, path: KeyPath, kind: type[Any]) -> Iterator[tuple[KeyPath, Any]]:
-    """Every ``kind`` inside the settings; secrets are looked at whole."""
-    if isinstance(value, kind):
-        yield path, value
-    elif isinstance(value, BaseModel) and not isinstance(value, SecretRef):
-        for name in type(value).model_fields:
-            yield from _found(getattr(value, name), (*path, name), kind)
-    elif isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _found(item, (*path, key), kind)
 
 
 def _reveal(scope: Scope, path: KeyPath, ref: SecretRef, environ: Mapping[str, str]) -> str | None:

@@ -17,7 +17,6 @@ UNSERVED: Final[Mapping[KeyPath, str]] = {
     ("store", "redis", "cluster"): "this version does not serve Redis Cluster yet; use store.redis.url",
     ("kubernetes",): "this version does not serve kubeconfigs yet; remove the section",
     ("workspaces",): "this version does not serve workspaces yet; remove the section",
-    ("reload",): "this version does not reload by itself yet; remove the key and restart after a change",
 }
 """Key path -> what to say about it.  ``listen.workers: 1`` and anything empty or false ask for nothing."""
 

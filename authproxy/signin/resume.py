@@ -85,7 +85,8 @@ class Resumption:
     def _refuse_ended(self, ticket: Ticket) -> None:
         if self._clock() >= ticket.absolute_end:
             raise SessionEnded("the session has reached its absolute end")
-        if ticket.provider not in self._providers:
+        provider = self._providers.get(ticket.provider)
+        if provider is None or provider.issuer != ticket.issuer:  # its refresh token must not go to another one
             raise SessionEnded("the provider of this session is not configured any more")
         if self._marks.revokes(ticket):
             raise SessionEnded("the session was revoked")

@@ -22,8 +22,13 @@ def open_store(shape: schema.Store, *, clock: Callable[[], float] = time.time, b
     redis = shape.redis
     if redis is None:
         return MemoryStore(clock)
-    url = redis.url if isinstance(redis.url, str) else redis.url.reveal() if redis.url else ""
     return RedisStore.standalone(
-        url, username=redis.username, password=redis.password.reveal if redis.password else None,
+        address_of(shape), username=redis.username, password=redis.password.reveal if redis.password else None,
         ca=str(redis.ca) if redis.ca else None, prefix=redis.prefix, budget=budget,
     )  # fmt: skip
+
+
+def address_of(shape: schema.Store) -> str:
+    """The URL of a standalone server, which may hold a password; empty where there is none.  Raises LookupError."""
+    url = shape.redis.url if shape.redis else None
+    return url if isinstance(url, str) else url.reveal() if url else ""

@@ -94,7 +94,7 @@ async def session(stack: AsyncExitStack, app: UpstreamApp, folder: Path) -> Entr
     other = await another_browser(stack, stage)
     await stage.sign_in(browser=other)
     return Entry(
-        stage.proxies[0].session,
+        stage.proxies[0].graph.session,
         good=(("Cookie", cookie),),
         garbage=tuple((("Cookie", f"{name}={value}"),) for value in ("", "x", SECRET, sealed[:-8], sealed + "AAAA")),
         huge=(("Cookie", f"{name}={'A' * HUGE}"),),

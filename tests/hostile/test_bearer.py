@@ -520,7 +520,7 @@ async def test_no_token_is_remembered_in_clear(machines: Machines) -> None:
     token = machines.token()
     assert await machines.taken(token)
     (authenticator,) = [
-        one for one in machines.stage.proxies[0].pipeline._chain._authenticators if one.kind == "bearer"
+        one for one in machines.stage.proxies[0].graph.pipeline._chain._authenticators if one.kind == "bearer"
     ]
     keys = list(authenticator._remembered)  # type: ignore[attr-defined]
     assert [key[0] for key in keys][-1] == hashlib.sha256(token.encode()).digest()

@@ -233,7 +233,7 @@ async def test_d5_the_store_lets_nobody_in(pair: Stage, redis_server: RedisServe
     await pair.sign_in()
     cookie = pair.session_cookie()
     sealed = cookie.partition("=")[2]
-    ticket = pair.proxies[0].cookie.open(sealed)
+    ticket = pair.proxies[0].graph.cookie.open(sealed)
     assert ticket is not None
     assert len(base64.urlsafe_b64decode(ticket.sid + "=")) == len(base64.urlsafe_b64decode(ticket.secret + "=")) == 32
     issued = pair.peer.issued[0]
@@ -384,7 +384,7 @@ async def test_d8_use_on_one_replica_counts_on_the_other(pair: Stage) -> None:
     for _ in range(3):
         pair.clock.pass_(5 * HOURS)
         assert await pair.is_in()
-        await pair.proxies[0].resumption.write_back()
+        await pair.proxies[0].graph.resumption.write_back()
     assert await pair.is_in(replica=1)
 
 
@@ -418,10 +418,10 @@ async def test_d9_replay_after_sign_out_and_flushall(pair: Stage, redis_server: 
     await pair.sign_in()
     cookie = pair.session_cookie()
     await pair.sign_out()
-    await pair.proxies[1].marks.sync()
+    await pair.proxies[1].graph.marks.sync()
     redis_server.flush()
     for proxy in pair.proxies:
-        await proxy.marks.sync()
+        await proxy.graph.marks.sync()
     await replica(pair, store={"redis": {"url": redis_server.url}})
     for number in range(3):
         assert not await pair.in_with(cookie, replica=number)
@@ -548,7 +548,7 @@ async def test_d12_an_unknown_key(stages: Set, replica: Replica) -> None:
     page = await stage.browser.xhr(stage.at("/", replica=1))
     assert page.status == 401
     assert (await stage.browser.open(stage.at("/", replica=1))).status == 200
-    ours, foreign = stage.proxies[0].cookie, KeyRing([b"f" * 32])
+    ours, foreign = stage.proxies[0].graph.cookie, KeyRing([b"f" * 32])
     for number in range(10_000):
         forged = foreign.seal("session-cookie", b"[1]")
         assert ours.open(forged) is None, number
@@ -560,7 +560,7 @@ async def test_d12_every_bit_counts(stage: Stage) -> None:
     sealed = stage.session_cookie().partition("=")[2]
     for place in range(len(sealed)):
         changed = sealed[:place] + ("A" if sealed[place] != "A" else "B") + sealed[place + 1 :]
-        assert stage.proxies[0].cookie.open(changed) is None, place
+        assert stage.proxies[0].graph.cookie.open(changed) is None, place
     assert not await stage.in_with(f"{SESSION}={sealed}A")
     assert not await stage.in_with(f"{SESSION}={sealed[:-1]}")
 
@@ -568,7 +568,7 @@ async def test_d12_every_bit_counts(stage: Stage) -> None:
 @pytest.mark.parametrize("plain", [b"[2]", b"[2,1,2,3]", b"[99]"])
 async def test_d13_newer_versions(stage: Stage, plain: bytes) -> None:
     """A ticket of a newer version is no ticket: one signs in again, nothing breaks."""
-    sealed = stage.proxies[0].ring.seal("session-cookie", plain)
+    sealed = stage.proxies[0].graph.ring.seal("session-cookie", plain)
     assert (await stage.raw(f"{SESSION}={sealed}")).status == 401
     stage.browser.put(stage.at(), f"{SESSION}={sealed}; Path=/")
     assert (await stage.sign_in()).status == 200
@@ -578,7 +578,7 @@ async def test_d13_newer_versions(stage: Stage, plain: bytes) -> None:
 async def test_d13_purposes_do_not_mix(stage: Stage, purpose: str) -> None:
     """What was sealed for one purpose opens nothing for another."""
     await stage.sign_in()
-    ring = stage.proxies[0].ring
+    ring = stage.proxies[0].graph.ring
     plain = ring.open("session-cookie", stage.session_cookie().partition("=")[2])
     assert plain is not None
     assert not await stage.in_with(f"{SESSION}={ring.seal(purpose, plain)}")
@@ -596,11 +596,11 @@ async def test_d14_concurrent_writers(pair: Stage) -> None:
     for _ in range(5):
         pair.clock.pass_(MINUTES)
         work: list[Awaitable[Any]] = [pair.is_in(replica=number % 2) for number in range(10)]
-        work += [proxy.resumption.write_back() for proxy in pair.proxies]
+        work += [proxy.graph.resumption.write_back() for proxy in pair.proxies]
         await asyncio.gather(*work)
-    ticket = pair.proxies[0].cookie.open(pair.session_cookie().partition("=")[2])
+    ticket = pair.proxies[0].graph.cookie.open(pair.session_cookie().partition("=")[2])
     assert ticket is not None
-    stored = await pair.proxies[0].vault.load(ticket)
+    stored = await pair.proxies[0].graph.vault.load(ticket)
     assert stored is not None
     assert stored.record.generation == 6
     assert pair.peer.refresh_tokens.is_alive(stored.record.refresh_token)
@@ -615,7 +615,7 @@ async def test_d14_a_write_does_not_bring_a_session_back(pair: Stage) -> None:
     pair.clock.pass_(1)
     assert await pair.in_with(cookie, replica=1)
     await pair.sign_out()
-    await pair.proxies[1].resumption.write_back()
-    await pair.proxies[1].marks.sync()
+    await pair.proxies[1].graph.resumption.write_back()
+    await pair.proxies[1].graph.marks.sync()
     assert not await pair.in_with(cookie)
     assert not await pair.in_with(cookie, replica=1)

@@ -316,7 +316,7 @@ async def test_a26_backchannel_logout(stages: Set, redis_server: RedisServer) ->
     assert await stage.is_in(replica=1)
     status, headers, body = await stage.tell(sid=stage.peer.active_sids[-1])
     assert (status, headers["Cache-Control"], body) == (200, "no-store", b"")
-    await stage.proxies[1].marks.sync()
+    await stage.proxies[1].graph.marks.sync()
     assert not await stage.is_in()
     assert not await stage.is_in(replica=1)
 

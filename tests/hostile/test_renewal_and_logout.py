@@ -234,13 +234,13 @@ async def test_b30_logout_by_subject(stages: Set, redis_server: RedisServer, som
     stage.clock.pass_(1)
     assert (await stage.tell(sub="sub-alice", replica=1))[0] == 200
     for proxy in stage.proxies:
-        await proxy.marks.sync()
+        await proxy.graph.marks.sync()
     for browser in browsers:
         assert [await stage.is_in(browser=browser, replica=number) for number in range(3)] == [False] * 3
     assert await stage.is_in(browser=bob)
     await stage.sign_in(browser=browsers[0])
     for proxy in stage.proxies:
-        await proxy.marks.sync()
+        await proxy.graph.marks.sync()
     assert [await stage.is_in(browser=browsers[0], replica=number) for number in range(3)] == [True] * 3
 
 
@@ -248,7 +248,7 @@ async def test_b30_a_mark_arrives_by_itself(pair: Stage) -> None:
     """Nobody has to ask: the other replica learns of a logout within a second, and cuts what hangs on the session."""
     await pair.sign_in()
     assert await pair.is_in(replica=1)
-    (live,) = pair.proxies[1].live._sessions.values()
+    (live,) = pair.proxies[1].graph.live._sessions.values()
     cut = asyncio.Event()
     live.on_end(cut.set)
     assert (await pair.tell(sid=pair.peer.active_sids[-1]))[0] == 200
@@ -345,12 +345,12 @@ async def test_b33_logout_while_redis_is_down(pair: Stage, redis_server: RedisSe
     assert not await pair.in_with(cookie)
     redis_server.start()
     await _reconnected(pair.proxies[0])
-    await pair.proxies[0].marks.sync()
+    await pair.proxies[0].graph.marks.sync()
     await _reconnected(pair.proxies[1])
-    await pair.proxies[1].marks.sync()
+    await pair.proxies[1].graph.marks.sync()
     assert not await pair.in_with(cookie, replica=1)
     assert not await pair.in_with(cookie)
-    await pair.proxies[0].logout.close()
+    await pair.proxies[0].graph.logout.close()
     assert not pair.peer.refresh_tokens.is_alive(pair.peer.issued[0]["refresh_token"])
 
 
@@ -361,7 +361,7 @@ async def _reconnected(proxy: Authproxy) -> None:
     async with asyncio.timeout(20):
         while True:
             try:
-                return await proxy.store.ping()
+                return await proxy.graph.store.ping()
             except StoreUnavailable:
                 await asyncio.sleep(0.1)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from aiohttp import web
 
-from authproxy.edge.connection import FrontDoor, info_of
+from authproxy.edge.connection import Behind, FrontDoor, info_of
 from authproxy.edge.exchange import AioExchange
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.errors import ClientGone, Refusal
@@ -242,13 +242,14 @@ class House:
         self.pages.router.add_post("/oauth2/form", _form)
         self.pages.router.add_get("/oauth2/broken", _broken)
         self.pages.router.add_get("/oauth2/half", _half)
-        self.door = FrontDoor(
+        self.behind = Behind(
             self.pages,
             describe=partial(describe, trusted=TrustedProxies(), request_id="r-1", public_scheme="http"),
             is_ours=lambda info: info.raw_path.startswith("/oauth2/"),
             proxied=self._proxied,
             refused=self._refused,
         )
+        self.door = FrontDoor(self.behind)
 
     async def __aenter__(self) -> Self:
         self.pools = await Pools().__aenter__()

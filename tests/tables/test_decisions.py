@@ -159,8 +159,8 @@ class Running(NamedTuple):
         """Outcome and reason of the hall of the house, for the caller's real credential."""
         try:
             info = self._info(row)
-            match = self.proxy.routes.match(info)
-            permit = await self.proxy.pipeline.decide(info, match)
+            match = self.proxy.graph.routes.match(info)
+            permit = await self.proxy.graph.pipeline.decide(info, match)
         except Refusal as no:
             return f"{no.status} {no.code}", no.reason
         return "allowed", permit.decision.reason
@@ -168,7 +168,7 @@ class Running(NamedTuple):
     def _info(self, row: Row) -> RequestInfo:
         raw = raw_request(row.method, row.url, [*row.headers, *self._credential(row)], row.client)
         raw = raw._replace(certificate=_certificate(row))
-        return describe(raw, trusted=self.proxy.trusted, request_id="table", public_scheme="http")
+        return describe(raw, trusted=self.proxy.graph.trusted, request_id="table", public_scheme="http")
 
     def _credential(self, row: Row) -> list[tuple[str, str]]:
         if row.kind == "session":
@@ -179,8 +179,8 @@ class Running(NamedTuple):
         if row.kind == "basic":
             pair = base64.b64encode(f"{name}:{PASSWORD}".encode()).decode()
             return [("Authorization", f"Basic {pair}")]
-        if row.kind == "enrolled" and self.proxy.enrolling:
-            issued = self.proxy.enrolling.families.begin(name, WHO[row.who]["claims"].get("cluster"))
+        if row.kind == "enrolled" and self.proxy.graph.enrolling:
+            issued = self.proxy.graph.enrolling.families.begin(name, WHO[row.who]["claims"].get("cluster"))
             return [("Authorization", f"Bearer {issued.credential}")]
         if row.kind == "token":
             return [("Authorization", f"Bearer {TABLE['settings']['tokens'][name]['secrets'][0]['value']}")]

@@ -21,9 +21,9 @@ async def test_a_part_that_fails_is_named_until_it_answers(monkeypatch: pytest.M
             told.set()
             raise ProviderError("it is down")
 
-    startup = Startup({"provider dex": provider}, dict)
+    startup = Startup(dict)
     async with asyncio.TaskGroup() as group:
-        group.create_task(startup.run())
+        group.create_task(startup.run({"provider dex": provider}))
         await told.wait()
         while startup.readiness().waiting_for != {"provider dex": "it is down"}:
             await asyncio.sleep(0)
@@ -45,8 +45,8 @@ async def test_waiting_may_begin_again() -> None:
         if mistakes:
             raise mistakes.pop()
 
-    startup = Startup({"store": good, "provider dex": bad}, dict)
+    startup, checks = Startup(dict), {"store": good, "provider dex": bad}
     with pytest.raises(KeyError):
-        await startup.run()
-    await startup.run()
+        await startup.run(checks)
+    await startup.run(checks)
     assert startup.readiness().ready

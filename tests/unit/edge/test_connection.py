@@ -438,7 +438,7 @@ async def test_refusal_that_cannot_be_worded(caplog: pytest.LogCaptureFixture) -
         raise LookupError("no template")
 
     async with House() as house:
-        house.door._refused = broken  # type: ignore[misc]
+        await house.door.lead_to(house.behind._replace(pages=web.Application(), refused=broken))
         async with house.client() as client:
             await client.send(b"GET /#f HTTP/1.1\r\n" + HOST + b"\r\n")
             assert (await client.reply()).status == 500

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from authproxy.edge.answer import Answers
-from authproxy.edge.connection import FrontDoor, info_of
+from authproxy.edge.connection import Behind, FrontDoor, info_of
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrollment.routes import EnrollmentRoutes, Parts
@@ -47,10 +47,11 @@ class Site:
         self.answers = Answers(
             pages=Pages(prefix="/oauth2"), origins=Origins(public_url=US, prefix="/oauth2", cookie_domain=None), csp=CSP
         )
-        self.door = FrontDoor(
+        behind = Behind(
             pages, describe=partial(describe, trusted=TrustedProxies(), request_id="r-1", public_scheme="http"),
             is_ours=lambda _info: True, proxied=self._proxied, refused=self._refused,
         )  # fmt: skip
+        self.door = FrontDoor(behind)
 
     async def _proxied(self, exchange: Exchange) -> None:
         raise AssertionError("every address is ours")

@@ -28,7 +28,7 @@ def unserved(*paths: str) -> list[str]:
     return [f"{path}: {UNSERVED[tuple(path.split('.'))]}" for path in paths]
 
 
-EXPECTED = ("kubernetes", "workspaces", "reload")
+EXPECTED = ("kubernetes", "workspaces")
 
 
 def test_the_complete_example_has_only_what_is_not_served_yet(tmp_path: Path) -> None:

@@ -1,0 +1,315 @@
+"""Everything that decides, built from one reading of the settings by constructor calls.
+
+A graph opens no listener and keeps no background work.  When the settings change, another one takes its place; what
+both share comes from ``Lasting``.  Nothing here decides about a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp_session
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from authproxy import authz, mutate, routing
+from authproxy.authn.basic import BasicAuthenticator
+from authproxy.authn.bearer import BearerAuthenticator
+from authproxy.authn.certificate import CertificateAuthenticator
+from authproxy.authn.chain import Authenticator, Chain
+from authproxy.authn.session import SessionAuthenticator
+from authproxy.authn.token import TokenAuthenticator
+from authproxy.edge.answer import Answers
+from authproxy.edge.connection import Behind, info_of
+from authproxy.edge.origin import Origins
+from authproxy.edge.request_info import Raw, TrustedProxies, describe
+from authproxy.enrolling import Enrolling
+from authproxy.errors import Refusal
+from authproxy.lasting import Lasting, stamps
+from authproxy.model import Answer, Exchange, Identity, RequestInfo
+from authproxy.oidc.issuer import Issuer
+from authproxy.oidc.provider import Provider
+from authproxy.pipeline import Pipeline
+from authproxy.portal.decisions import Decisions
+from authproxy.portal.pages import CSP, Pages
+from authproxy.portal.record import recording
+from authproxy.portal.routes import Parts, Portal
+from authproxy.portal.smallstate import SealedStorage
+from authproxy.sessions.cookie import Cookies, SessionCookie
+from authproxy.sessions.live import LiveSession
+from authproxy.sessions.sealing import KeyRing, decode, token
+from authproxy.sessions.vault import Vault
+from authproxy.settings.fresh import FreshSecret
+from authproxy.settings.schema import Settings
+from authproxy.signin.browser import BrowserCookie
+from authproxy.signin.identity import identity_of
+from authproxy.signin.login import Login
+from authproxy.signin.logout import Logout
+from authproxy.signin.refresh import Refresher
+from authproxy.signin.resume import Resumption
+from authproxy.signin.state import StateCookies
+from authproxy.signin.target import AllowedTargets
+from authproxy.throttle import Throttle
+from authproxy.upstream.pool import Pools
+
+Check = Callable[[], Awaitable[object]]
+
+
+class Graph:
+    """Enter it to build it.  Leaving it lets renewals finish, and gives back what it shares.
+
+    ``clock`` gives seconds since the epoch.  Entering raises LookupError, ValueError or OSError when a file or secret
+    that the settings name cannot be used after all.
+    """
+
+    def __init__(self, settings: Settings, lasting: Lasting, *, clock: Callable[[], float]) -> None:
+        self.settings: Final = settings
+        self._lasting: Final = lasting
+        self._clock: Final = clock
+        self._stack: Final = AsyncExitStack()
+        self.live: Final = lasting.live
+        self.audit: Final = lasting.audit
+        self.metrics: Final = lasting.metrics
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        try:
+            await self._build()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    # Building, from the ground floor up
+
+    async def _build(self) -> None:
+        settings = self.settings
+        self.store, self.marks = await self._lasting.store(self._stack, settings.store)
+        self.ring = KeyRing(_session_keys(settings) or [self._lasting.own_key])
+        self.providers = {name: await self._provider(name) for name in settings.providers}
+        self.issuers = {name: await self._issuer(name) for name in settings.issuers}
+        self._build_sessions()
+        self._build_signing_in()
+        self._build_answers()
+        self.enrolling = self._build_enrollment()
+        await self._build_pipeline()
+        self._build_portal()
+
+    async def _provider(self, name: str) -> Provider:
+        """What is known of a provider, its keys among it, outlives a change of settings that is not about it."""
+        shape = self.settings.providers[name]
+        key = ("provider", name, shape, stamps(shape))
+        return await self._lasting.take(self._stack, key, lambda: Provider(name, shape, clock=self._clock))
+
+    async def _issuer(self, name: str) -> Issuer:
+        shape = self.settings.issuers[name]
+        key = ("issuer", name, shape, stamps(shape))
+        return await self._lasting.take(self._stack, key, lambda: Issuer(name, shape, clock=self._clock))
+
+    def _build_sessions(self) -> None:
+        settings, clock, session = self.settings, self._clock, self.settings.session
+        secure = settings.public_url.startswith("https://")
+        self.cookies = Cookies(session.cookie, secure=secure)
+        self.cookie = SessionCookie(self.cookies, self.ring, session.cookie)
+        self.vault = Vault(self.store, self.ring)
+        self.refresher = Refresher(providers=self.providers, vault=self.vault, store=self.store, clock=clock)
+        self.resumption = Resumption(
+            cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, refresher=self.refresher,
+            providers=self.providers, idle=session.idle, clock=clock,
+        )  # fmt: skip
+        self._stack.push_async_callback(self.resumption.close)
+        self.session = SessionAuthenticator(cookie=self.cookie, resumption=self.resumption, live=self.live)
+        self.throttle = Throttle(
+            self.store, settings.throttle, key=self.ring.subkey("throttle"), alone=self._lasting.alone
+        )
+
+    def _build_signing_in(self) -> None:
+        settings, absolute = self.settings, self.settings.session.absolute
+        secure = settings.public_url.startswith("https://")
+        form_post = any(provider.response_mode == "form_post" for provider in settings.providers.values())
+        self.login = Login(
+            providers=self.providers, states=StateCookies(self.cookies, self.ring, cross_site=form_post and secure),
+            browsers=BrowserCookie(self.cookies, self.ring), cookie=self.cookie, vault=self.vault, live=self.live,
+            marks=self.marks, refresher=self.refresher, store=self.store, throttle=self.throttle,
+            absolute=absolute, clock=self._clock,
+        )  # fmt: skip
+        self.logout = Logout(
+            providers=self.providers, cookie=self.cookie, vault=self.vault, live=self.live, marks=self.marks,
+            refresher=self.refresher, store=self.store, absolute=absolute, clock=self._clock,
+        )  # fmt: skip
+        self._stack.push_async_callback(self.logout.close)
+
+    def _build_answers(self) -> None:
+        settings = self.settings
+        self.origins = Origins(
+            public_url=settings.public_url, prefix=settings.prefix, cookie_domain=settings.session.cookie.domain
+        )
+        self.pages = Pages(prefix=settings.prefix)
+        self.answers = Answers(pages=self.pages, origins=self.origins, csp=CSP)
+        self.trusted = TrustedProxies(settings.listen.trusted_proxies)
+
+    def _build_enrollment(self) -> Enrolling | None:
+        if self.settings.enrollment is None:
+            return None
+        return Enrolling(
+            self.settings.enrollment, public_url=self.settings.public_url, info_of=info_of, store=self.store,
+            marks=self.marks, throttle=self.throttle, note=self._note_enrollment, clock=self._clock,
+        )  # fmt: skip
+
+    def _note_enrollment(self, info: RequestInfo, event: str, outcome: str, detail: str) -> None:
+        self.metrics.event(event, outcome)
+        self.audit.record(
+            event, request_id=info.request_id, client=info.client, host=info.host, outcome=outcome, reason=detail
+        )
+
+    async def _build_pipeline(self) -> None:
+        policies = authz.compile_policies(self.settings)
+        self.routes = routing.RouteTable(routing.compile_apps(self.settings, policies, secrets=FreshSecret))
+        pools = await self._stack.enter_async_context(Pools())
+        self.pipeline = Pipeline(
+            routes=self.routes, chain=Chain([self.session, *self._machines()]), pools=pools, answers=self.answers,
+            own_cookies=mutate.OwnCookies(self.cookies.base.encode()), lifetime=self.session.lifetime,
+            audit=self.audit, metrics=self.metrics, clock=self._clock,
+        )  # fmt: skip
+
+    def _machines(self) -> Iterator[Authenticator]:
+        """What machines prove themselves with, each where the settings have it."""
+        settings = self.settings
+        enrolled = self.enrolling.authenticator if self.enrolling else None
+        ours = enrolled.claims if enrolled else _never
+        tokens = TokenAuthenticator(settings.tokens, throttle=self.throttle, elsewhere=ours)
+        if enrolled:
+            yield enrolled
+        if settings.tokens:
+            yield tokens
+        if settings.issuers:
+            yield BearerAuthenticator(
+                self.issuers.values(), clock=self._clock, throttle=self.throttle, marks=self.marks,
+                elsewhere=lambda credentials: ours(credentials) or tokens.claims(credentials),
+            )  # fmt: skip
+        if settings.basic:
+            basic = BasicAuthenticator(settings.basic, throttle=self.throttle)
+            self._stack.push_async_callback(basic.close)
+            yield basic
+        if settings.certificates:
+            yield CertificateAuthenticator(settings.certificates, clock=self._clock)
+
+    def _build_portal(self) -> None:
+        parts = Parts(
+            info_of=info_of, providers=self.providers, routes=self.routes, origins=self.origins,
+            targets=self._targets(), pages=self.pages, cookie=self.cookie, session=self.session, login=self.login,
+            logout=self.logout,
+            strict=self.settings.session.cookie.same_site == "strict", audit=self.audit, metrics=self.metrics,
+        )  # fmt: skip
+        self.portal = Portal(parts)
+
+    def _targets(self) -> AllowedTargets:
+        public = urlsplit(self.settings.public_url)
+        hosts = {host for host in self.routes.hosts if host != "*"} | {public.hostname or ""}
+        return AllowedTargets(scheme=public.scheme, hosts=frozenset(hosts), ports=frozenset({None, public.port}))
+
+    def _decisions(self, *, private_listener: bool) -> Decisions:
+        forward_auth = self.settings.forward_auth
+        return Decisions(
+            info_of=info_of, decide=self.pipeline.forward_auth, refuse=self.answers.bare, trusted=self.trusted,
+            source=forward_auth.headers, success=forward_auth.success_status,
+            secret=FreshSecret(forward_auth.secret) if forward_auth.secret else None, public_scheme=self.origins.scheme,
+            private_listener=private_listener,
+        )  # fmt: skip
+
+    # What listeners lead to
+
+    def public(self) -> Behind:
+        """The pages of ours, and everything that is proxied."""
+        prefix = self.settings.prefix
+        storage = SealedStorage(self.cookies, self.ring)
+        pages = web.Application(middlewares=[self._recorded(), aiohttp_session.session_middleware(storage)])
+        self.portal.attach(pages)
+        self._decisions(private_listener=False).attach(pages, prefix)
+        if self.enrolling:
+            self.enrolling.routes.attach(pages, prefix)
+        ours = prefix + "/"
+        return self._behind(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)
+
+    def decisions(self) -> Behind:
+        """Decisions for ingresses, and nothing else."""
+        pages = web.Application(middlewares=[self._recorded()])
+        self._decisions(private_listener=True).attach(pages, self.settings.prefix)
+        return self._behind(pages, is_ours=lambda _info: True, bare=True)
+
+    def _recorded(self) -> Middleware:
+        return recording(info_of=info_of, audit=self.audit, metrics=self.metrics, clock=self._clock)
+
+    def _behind(self, pages: web.Application, *, is_ours: Callable[[RequestInfo], bool], bare: bool) -> Behind:
+        def refused(refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
+            request_id = info.request_id if info else token(12)
+            self._record_refusal(refusal, info, raw, request_id)
+            if bare:
+                return self.answers.bare(refusal, request_id)
+            return self.answers.refuse(refusal, info) if info else self.answers.unread(refusal, request_id)
+
+        return Behind(pages, self._describe, is_ours, self._proxied, refused)
+
+    def _describe(self, raw: Raw) -> RequestInfo:
+        return describe(raw, trusted=self.trusted, request_id=token(12), public_scheme=self.origins.scheme)
+
+    async def _proxied(self, exchange: Exchange) -> None:
+        await self.pipeline.proxy(exchange)
+
+    def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None, request_id: str) -> None:
+        """A refusal before or beside the pipeline: one audit line, with its code."""
+        client = info.client if info else (raw.peer if raw else "")
+        self.metrics.exchange(app="", status=refusal.status, seconds=0.0, code=refusal.code)
+        self.audit.record(
+            "exchange", request_id=request_id, client=client,
+            method=info.method if info else (raw.method if raw else ""), host=info.host if info else "",
+            path=info.raw_path if info else "", status=refusal.status, code=refusal.code, reason=refusal.reason,
+        )  # fmt: skip
+
+    # What others ask
+
+    def checks(self) -> dict[str, Check]:
+        """What a process that has just started waits for, by name; each raises AuthproxyError until it is there."""
+        checks: dict[str, Check] = {"store": self.marks.sync}
+        for name, provider in self.providers.items():
+            checks[f"provider {name}"] = provider.metadata
+        if self.enrolling:
+            checks["enrollment"] = self.enrolling.ready
+        checks |= {f"issuer {name}": issuer.ensure for name, issuer in self.issuers.items()}
+        return checks
+
+    def degraded(self) -> dict[str, str]:
+        """What does not work now, while signed-in users go on, by name."""
+        found = {f"provider {name}": p.last_error for name, p in self.providers.items() if p.last_error}
+        found |= {f"issuer {name}": one.last_error for name, one in self.issuers.items() if one.last_error}
+        if self.marks.synced_at is None or self._clock() - self.marks.synced_at > 3.0:
+            found["store"] = "unreachable; sessions go on from memory and from their cookies"
+        return found
+
+    def identity(self, session: LiveSession) -> Identity | None:
+        """The identity of a live session by these settings; None when its provider is not among them."""
+        provider = self.providers.get(session.ticket.provider)
+        if provider is None or provider.issuer != session.ticket.issuer:
+            return None
+        return identity_of(session.ticket, session.record, provider)
+
+    def __repr__(self) -> str:
+        return f"<Graph of {self.settings.public_url}: {len(self.settings.apps)} apps>"
+
+
+def _never(_credentials: bytes) -> bool:
+    return False
+
+
+def _session_keys(settings: Settings) -> list[bytes]:
+    keys = [decode(reference.reveal().strip().rstrip("=")) for reference in settings.session.keys]
+    return [key for key in keys if key]

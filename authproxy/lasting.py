@@ -1,0 +1,116 @@
+"""What goes on while settings change: the sessions in memory, the revocations, the figures, the way to providers.
+
+Graphs come and go; what two of them in a row are to share is taken from here.  It is entered once, and left when the
+last graph that uses it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from authproxy.observe.audit import Audit
+from authproxy.observe.metrics import Metrics
+from authproxy.ongoing import Ongoing
+from authproxy.sessions.live import LiveView
+from authproxy.sessions.marks import Marks
+from authproxy.settings import schema
+from authproxy.settings.files import named
+from authproxy.store.base import Store
+from authproxy.store.memory import MemoryStore
+from authproxy.store.opened import address_of, open_store
+
+_T = TypeVar("_T")
+
+
+class _Shared:
+    """Something that is open, what it was made from, and how many graphs use it."""
+
+    def __init__(self, key: tuple[object, ...], value: object, stack: AsyncExitStack) -> None:
+        self.key: Final = key
+        self.value: Final[Any] = value
+        self.stack: Final = stack
+        self.users = 0
+
+
+class Lasting:
+    """``clock`` gives seconds since the epoch."""
+
+    def __init__(self, settings: schema.Settings, *, clock: Callable[[], float]) -> None:
+        self._clock: Final = clock
+        self._shared: Final[list[_Shared]] = []
+        self._marks: Marks | None = None
+        self.audit: Final = Audit.open(_audit_file(settings), clock=clock)
+        self.metrics: Final = Metrics()
+        self.live: Final = LiveView(clock=clock, idle=settings.session.idle)
+        self.metrics.watch_sessions(lambda: len(self.live))
+        self.own_key: Final = os.urandom(32)  # seals sessions where the settings name no key
+        self.alone: Final = MemoryStore(limit=100_000)  # what the throttle counts while the store is away
+
+    def reopen_audit(self, settings: schema.Settings) -> None:
+        """Write to the file that the settings name, anew: it may have been rotated away.  Raises OSError."""
+        self.audit.reopen(_audit_file(settings))
+
+    async def take(
+        self, user: AsyncExitStack, key: tuple[object, ...], make: Callable[[], AbstractAsyncContextManager[_T]]
+    ) -> _T:
+        """What was made for an equal ``key``, or else made now; ``user`` gives it back when it is left."""
+        shared = next((one for one in self._shared if one.key == key), None)
+        if shared is None:
+            stack = AsyncExitStack()
+            shared = _Shared(key, await stack.enter_async_context(make()), stack)
+            self._shared.append(shared)
+        shared.users += 1
+        user.push_async_callback(self._give_back, shared)
+        value: _T = shared.value
+        return value
+
+    async def _give_back(self, shared: _Shared) -> None:
+        shared.users -= 1
+        if not shared.users:
+            self._shared.remove(shared)
+            await shared.stack.aclose()
+
+    async def store(self, user: AsyncExitStack, shape: schema.Store) -> tuple[Store, Marks]:
+        """The store, and the revocations that travel through it.
+
+        Raises LookupError when a secret cannot be read, ValueError when the address cannot.
+        """
+        key = ("store", shape, address_of(shape), stamps(shape))
+        return await self.take(user, key, lambda: self._opened(shape))
+
+    @asynccontextmanager
+    async def _opened(self, shape: schema.Store) -> AsyncIterator[tuple[Store, Marks]]:
+        store = open_store(shape, clock=self._clock)
+        # A revocation must not be lost because the store is another one now.
+        known = self._marks.held() if self._marks else ()
+        marks = self._marks = Marks(store, clock=self._clock, on_mark=self.live.apply, known=known)
+        try:
+            async with Ongoing() as ongoing:
+                ongoing.begin(marks.run)
+                yield store, marks
+        finally:
+            await store.close()
+
+    def __repr__(self) -> str:
+        return f"<Lasting: {len(self._shared)} shared, {self.live!r}>"
+
+
+def stamps(shape: schema.Shape) -> tuple[object, ...]:
+    """What changes when a file that ``shape`` names by its path is replaced; secrets are read anew where needed."""
+    return tuple(_stamp(path) for path in named(shape, Path))
+
+
+def _stamp(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _audit_file(settings: schema.Settings) -> Path | None:
+    return settings.audit.file if isinstance(settings.audit, schema.Audit) else None
