@@ -27,7 +27,6 @@ from authproxy.settings.schema import ListenTls, Settings
 from authproxy.startup import Startup
 
 log = logging.getLogger("authproxy")
-_DRAIN: Final = 30.0
 _RETIRING: Final = 8
 """Graphs of earlier settings that may still have exchanges inside; the oldest is then closed upon them."""
 
@@ -41,6 +40,7 @@ class Authproxy:
         self._stack: Final = AsyncExitStack()
         self._doors: Final[dict[str, FrontDoor]] = {}
         self._stop: Final = asyncio.Event()
+        self._hurry: Final = asyncio.Event()
         self._swapping: Final = asyncio.Lock()
         self._retiring: Final[dict[asyncio.Task[None], Graph]] = {}
         self.addresses: Final[dict[str, str]] = {}
@@ -73,11 +73,16 @@ class Authproxy:
         self._stop.set()
 
     def obey_signals(self) -> None:
-        """From now on SIGTERM and SIGINT ask ``run_until_stopped`` to return."""
+        """From now on SIGTERM and SIGINT ask ``run_until_stopped`` to return; SIGINT, or a second signal, at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._signalled, number)
             self._stack.callback(loop.remove_signal_handler, number)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if number == signal.SIGINT or self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
 
     async def run_until_stopped(self) -> None:
         """Serve until ``stop``, or a signal that is obeyed; then finish what runs."""
@@ -85,9 +90,13 @@ class Authproxy:
         await self.drain()
 
     async def drain(self) -> None:
-        """Readiness fails first; then no connection is accepted, and what runs may finish."""
+        """Readiness fails first; after a pause no connection is accepted, and what runs may finish."""
+        drain = self._settings.listen.drain
         self.startup.draining = True
-        await asyncio.gather(*(door.drain(_DRAIN) for door in self._doors.values()))
+        with suppress(TimeoutError):  # who sends us requests needs time to notice
+            async with asyncio.timeout(drain.pause or 0.0):
+                await self._hurry.wait()
+        await asyncio.gather(*(door.drain(drain.timeout) for door in self._doors.values()))
         await self._write_down(self.graph)
 
     # Building

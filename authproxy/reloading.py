@@ -21,7 +21,7 @@ from authproxy.settings.schema import Settings
 log = logging.getLogger("authproxy")
 LOOK: Final = 1.0
 """Seconds between two looks at the files, where ``reload`` is set."""
-_RENEWED: Final = frozenset({"trusted_proxies"})  # of ``listen``; the rest holds sockets
+_RENEWED: Final = frozenset({"drain", "trusted_proxies"})  # of ``listen``; the rest holds sockets
 
 Marks = Mapping[Path, object]
 

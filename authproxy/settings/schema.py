@@ -35,6 +35,13 @@ class ListenTls(Shape):
     client_auth: Literal["optional", "required"] = "optional"
 
 
+class Drain(Shape):
+    """What happens on SIGTERM: readiness fails, ``pause`` passes, then what runs has ``timeout`` to finish."""
+
+    pause: Duration | None = None
+    timeout: Duration = 30.0
+
+
 class Listen(Shape):
     """Sockets.  Addresses are ``host:port`` or ``unix:/path``."""
 
@@ -44,6 +51,7 @@ class Listen(Shape):
     admin: str | None = "127.0.0.1:9090"
     trusted_proxies: list[Cidr] = []
     workers: int = Field(default=1, ge=1, le=64)
+    drain: Drain = Drain()
 
 
 class RedisSentinel(Shape):
