@@ -106,6 +106,7 @@ class Authproxy:
         self._stack.callback(self.lasting.audit.close)
         self._stack.push_async_callback(self._leave_graphs)
         self.graph = await Graph(self._settings, self.lasting, clock=self._clock).__aenter__()
+        self.lasting.on_asked = lambda user: self.graph.recall.answer(user)
         self.ongoing = await self._stack.enter_async_context(Ongoing())
         self.startup = Startup(lambda: self.graph.degraded())
         self.startup.expect(self.graph.checks())

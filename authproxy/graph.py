@@ -49,7 +49,8 @@ from authproxy.signin.browser import BrowserCookie
 from authproxy.signin.identity import identity_of
 from authproxy.signin.login import Login
 from authproxy.signin.logout import Logout
-from authproxy.signin.refresh import Refresher
+from authproxy.signin.recall import Recall
+from authproxy.signin.refresh import Refresher, shared_by
 from authproxy.signin.resume import Resumption
 from authproxy.signin.state import StateCookies
 from authproxy.signin.target import AllowedTargets
@@ -93,7 +94,7 @@ class Graph:
 
     async def _build(self) -> None:
         settings = self.settings
-        self.store, self.marks = await self._lasting.store(self._stack, settings.store)
+        self.store, self.marks, self.replicas = await self._lasting.store(self._stack, settings.store)
         self.ring = KeyRing(_session_keys(settings) or [self._lasting.own_key])
         self.providers = {name: await self._provider(name) for name in settings.providers}
         self.issuers = {name: await self._issuer(name) for name in settings.issuers}
@@ -121,10 +122,17 @@ class Graph:
         self.cookies = Cookies(session.cookie, secure=secure)
         self.cookie = SessionCookie(self.cookies, self.ring, session.cookie)
         self.vault = Vault(self.store, self.ring)
-        self.refresher = Refresher(providers=self.providers, vault=self.vault, store=self.store, clock=clock)
+        self.recall = Recall(
+            live=self.live, vault=self.vault, replicas=self.replicas, clock=clock,
+            scope=lambda session: shared_by(self.providers, session.ticket),
+        )  # fmt: skip
+        self.refresher = Refresher(
+            providers=self.providers, vault=self.vault, store=self.store, live=self.live, replicas=self.replicas,
+            recall=self.recall, clock=clock,
+        )  # fmt: skip
         self.resumption = Resumption(
-            cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, refresher=self.refresher,
-            providers=self.providers, idle=session.idle, clock=clock,
+            cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, recall=self.recall,
+            refresher=self.refresher, providers=self.providers, idle=session.idle, clock=clock,
         )  # fmt: skip
         self._stack.push_async_callback(self.resumption.close)
         self.session = SessionAuthenticator(cookie=self.cookie, resumption=self.resumption, live=self.live)
@@ -291,7 +299,7 @@ class Graph:
         """What does not work now, while signed-in users go on, by name."""
         found = {f"provider {name}": p.last_error for name, p in self.providers.items() if p.last_error}
         found |= {f"issuer {name}": one.last_error for name, one in self.issuers.items() if one.last_error}
-        if self.marks.synced_at is None or self._clock() - self.marks.synced_at > 3.0:
+        if self.marks.synced_at is None or self.marks.behind:
             found["store"] = "unreachable; sessions go on from memory and from their cookies"
         return found
 

@@ -17,6 +17,7 @@ from authproxy.observe.metrics import Metrics
 from authproxy.ongoing import Ongoing
 from authproxy.sessions.live import LiveView
 from authproxy.sessions.marks import Marks
+from authproxy.sessions.replicas import Replicas
 from authproxy.settings import schema
 from authproxy.settings.files import named
 from authproxy.store.base import Store
@@ -43,6 +44,7 @@ class Lasting:
         self._clock: Final = clock
         self._shared: Final[list[_Shared]] = []
         self._marks: Marks | None = None
+        self.on_asked: Callable[[str], None] = _nobody  # told which user another replica asks for
         self.audit: Final = Audit.open(_audit_file(settings), clock=clock)
         self.metrics: Final = Metrics()
         self.live: Final = LiveView(clock=clock, idle=settings.session.idle)
@@ -74,8 +76,8 @@ class Lasting:
             self._shared.remove(shared)
             await shared.stack.aclose()
 
-    async def store(self, user: AsyncExitStack, shape: schema.Store) -> tuple[Store, Marks]:
-        """The store, and the revocations that travel through it.
+    async def store(self, user: AsyncExitStack, shape: schema.Store) -> tuple[Store, Marks, Replicas]:
+        """The store, the revocations that travel through it, and who else uses it.
 
         Raises LookupError when a secret cannot be read, ValueError when the address cannot.
         """
@@ -83,20 +85,27 @@ class Lasting:
         return await self.take(user, key, lambda: self._opened(shape))
 
     @asynccontextmanager
-    async def _opened(self, shape: schema.Store) -> AsyncIterator[tuple[Store, Marks]]:
+    async def _opened(self, shape: schema.Store) -> AsyncIterator[tuple[Store, Marks, Replicas]]:
         store = open_store(shape, clock=self._clock)
         # A revocation must not be lost because the store is another one now.
         known = self._marks.held() if self._marks else ()
         marks = self._marks = Marks(store, clock=self._clock, on_mark=self.live.apply, known=known)
+        replicas = Replicas(store, on_asked=lambda user: self.on_asked(user))
         try:
             async with Ongoing() as ongoing:
                 ongoing.begin(marks.run)
-                yield store, marks
+                ongoing.begin(replicas.run)
+                yield store, marks, replicas
+            await replicas.leave()
         finally:
             await store.close()
 
     def __repr__(self) -> str:
         return f"<Lasting: {len(self._shared)} shared, {self.live!r}>"
+
+
+def _nobody(_user: str) -> None:
+    """No session is open yet."""
 
 
 def stamps(shape: schema.Shape) -> tuple[object, ...]:

@@ -96,6 +96,7 @@ class LiveView:
         self._cookies: Final[dict[bytes, Carried]] = {}
         self._sessions: Final[OrderedDict[str, LiveSession]] = OrderedDict()
         self._ended: Final[OrderedDict[bytes, float]] = OrderedDict()
+        self._users: Final[dict[str, set[str]]] = {}  # digest of the user -> ids of sessions
 
     def _name(self, sealed: str) -> bytes:
         return blake2b(sealed.encode("latin-1", "replace"), key=self._key, digest_size=16).digest()
@@ -117,6 +118,10 @@ class LiveView:
         """The session by its id, however stale."""
         return self._sessions.get(session_id)
 
+    def of_user(self, user: str) -> list[LiveSession]:
+        """The sessions of a user (``Ticket.user``)."""
+        return [self._sessions[one] for one in self._users.get(user, ())]
+
     def remember(self, sealed: str, ticket: Ticket, session: LiveSession) -> Carried:
         """From now on the cookie ``sealed``, which holds ``ticket``, opens ``session``."""
         name = self._name(sealed)
@@ -132,6 +137,7 @@ class LiveView:
         """Hold a session; the one opened longest ago makes room."""
         self._sessions[session.id] = session
         self._sessions.move_to_end(session.id)
+        self._users.setdefault(session.ticket.user, set()).add(session.id)
         while len(self._sessions) > self._capacity:
             self._evict()
 
@@ -140,7 +146,7 @@ class LiveView:
         oldest = list(islice(self._sessions.values(), min(_EVICTION_TRIES, len(self._sessions) - 1)))
         victim = next((session for session in oldest if not session.held), oldest[0])
         del self._sessions[victim.id]
-        self._forget_cookies(victim)
+        self._forget(victim)
         if victim.held:
             victim.end()
 
@@ -148,12 +154,16 @@ class LiveView:
         """End a session here: its cookies open nothing, its tunnels are cut."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
-            self._forget_cookies(session)
+            self._forget(session)
             session.end()
 
-    def _forget_cookies(self, session: LiveSession) -> None:
+    def _forget(self, session: LiveSession) -> None:
         for name in session.cookies:
             self._cookies.pop(name, None)
+        siblings = self._users.get(session.ticket.user, set())
+        siblings.discard(session.id)
+        if not siblings:
+            self._users.pop(session.ticket.user, None)
 
     def apply(self, mark: Mark) -> None:
         """End what a mark revokes."""

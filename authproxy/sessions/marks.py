@@ -24,6 +24,8 @@ _LIMIT: Final = 100_000
 
 EnrolledKind = Literal["family", "enrolled-name", "cluster", "enrolled"]
 """What of the enrolled credentials a mark ends: one enrollment, one name, one cluster, all of them."""
+LAG: Final = 3.0
+"""Seconds without a reading after which the store counts as away."""
 EVERY: Final = "*"
 """The name of a mark of kind ``enrolled``."""
 _OF_SESSIONS: Final = ("session", "sid", "subject")
@@ -80,6 +82,11 @@ class Marks:
         self.synced_at: float | None = None  # None: never read since start
         for mark in known:
             self._learn(mark)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the store was there once, and has not answered for longer than a reading takes."""
+        return self.synced_at is not None and self._clock() - self.synced_at > LAG
 
     def held(self) -> tuple[Mark, ...]:
         """Every mark that is known; given to another ``Marks`` as ``known``, they are appended to its store."""

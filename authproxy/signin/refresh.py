@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
@@ -17,8 +17,12 @@ from authproxy.errors import GrantRefused, InvalidToken, ProviderError, SessionE
 from authproxy.oidc.grants import AnswerUnproved
 from authproxy.oidc.provider import Provider, TokenSet
 from authproxy.sessions.cookie import Ticket
+from authproxy.sessions.live import LiveView
+from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.sealing import token
 from authproxy.sessions.vault import Record, SharedToken, Stored, Vault, share_scope
+from authproxy.signin.gate import Gate
+from authproxy.signin.recall import Recall
 from authproxy.store import keys
 from authproxy.store.base import Store
 
@@ -28,6 +32,8 @@ _LEASE: Final = 10.0  # seconds; renewed every third of it
 _PATIENCE: Final = 20.0  # seconds to wait for the replica that holds the lease
 _POLL: Final = 0.1
 _LATE_SHARES: Final = 20  # looks, a tenth of a second apart
+_TURN: Final = 10.0  # seconds after expiry that the others leave a renewal to the replica whose turn it is
+_SETTLING: Final = 60.0  # seconds after the store failed in which others may know more than it does
 _FRESH: Final = 5.0  # seconds a record must still be good for, to be taken instead of refreshing
 
 
@@ -56,9 +62,15 @@ class Refresher:
     """Makes a new record for a session from its newest refresh token."""
 
     def __init__(
-        self, *, providers: Mapping[str, Provider], vault: Vault, store: Store, clock: Callable[[], float]
-    ) -> None:
+        self, *, providers: Mapping[str, Provider], vault: Vault, store: Store, live: LiveView, replicas: Replicas,
+        recall: Recall, clock: Callable[[], float],
+    ) -> None:  # fmt: skip
         self._providers: Final = providers
+        self._live: Final = live
+        self._replicas: Final = replicas
+        self._recall: Final = recall
+        self._gates: Final = {name: Gate(clock) for name in providers}
+        self._away_at = float("-inf")  # when the store last failed
         self._vault: Final = vault
         self._store: Final = store
         self._clock: Final = clock
@@ -69,24 +81,30 @@ class Refresher:
         Raises ``SessionEnded`` when the provider calls the token dead, ``ProviderError`` when it could not be asked.
         """
         generation = max(ticket.generation, known.generation if known else 0)
-        async with self._leased(ticket, generation) as made_elsewhere:
+        async with self._leased(ticket, generation, known) as made_elsewhere:
             if made_elsewhere is not None:
                 return made_elsewhere
             return await self._renew(ticket, known, generation, last_used)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the store failed lately, so that replicas have to get along without it."""
+        return self._clock() - self._away_at < _SETTLING
+
     def scope(self, ticket: Ticket) -> str | None:
         """The name under which the user's sessions share a refresh token, or None where each has its own."""
-        settings = self._providers[ticket.provider].settings
-        if settings.refresh_tokens != "per_user":
-            return None
-        return share_scope(client_id=settings.client_id, scopes=settings.scopes)
+        return shared_by(self._providers, ticket)
 
     @asynccontextmanager
-    async def _leased(self, ticket: Ticket, generation: int) -> AsyncIterator[Record | None]:
+    async def _leased(self, ticket: Ticket, generation: int, known: Record | None) -> AsyncIterator[Record | None]:
         """Hold the lease; yields a record instead when whoever held it made one."""
         key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
         owner = token(16)
-        made = await self._take_lease(key, owner, ticket, generation)
+        try:
+            made = await self._take_lease(key, owner, ticket, generation)
+        except StoreUnavailable:
+            self._check_turn(key, known)
+            made = None  # the provider's own rules for reuse are all that is left between two replicas
         if made is not None:
             yield made
             return
@@ -100,7 +118,7 @@ class Refresher:
                 await self._store.release(key, owner)
 
     async def _take_lease(self, key: str, owner: str, ticket: Ticket, generation: int) -> Record | None:
-        """Return None with the lease held (or the store away), or the record that made taking it needless."""
+        """Return None with the lease held, or the record that made taking it needless; raises StoreUnavailable."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 while await self._store.lease(key, owner, ttl=_LEASE) is None:
@@ -108,11 +126,19 @@ class Refresher:
                     stored = await self._vault.load(ticket)
                     if stored and self._is_newer(stored.record, generation):
                         return stored.record
-        except StoreUnavailable:
-            return None  # the provider's own rules for reuse are all that is left between two replicas
         except TimeoutError:
             raise ProviderError("another replica is still renewing this session") from None
         return None
+
+    def _check_turn(self, key: str, known: Record | None) -> None:
+        """Without the lease two replicas could spend one token: the one whose turn it is goes first.
+
+        The others go on with the proof that they have: the newer token comes to them by the cookie.
+        """
+        self._away_at = now = self._clock()
+        patient = known is not None and known.claims and now < known.expires_at + _TURN
+        if patient and not self._replicas.owns(key):
+            raise ProviderError("the store is away, and it is another replica's turn to renew this session")
 
     async def _keep(self, key: str, owner: str) -> None:
         while True:
@@ -140,8 +166,13 @@ class Refresher:
         stored = await self._stored(ticket)  # the lease is ours now: whatever was made before it was given is here
         if stored and self._is_newer(stored.record, generation):
             return stored.record
+        shared = await self._shared(ticket)
+        if self._may_be_behind(ticket, stored, shared):
+            stored, shared = await self._recalled(ticket, generation)
+            if stored and self._is_newer(stored.record, generation):
+                return stored.record
         previous = stored.record if stored else known
-        newest = self._newest(ticket, known, stored, await self._shared(ticket))
+        newest = self._newest(ticket, known, stored, shared)
         try:
             tokens = await self._redeem(ticket, newest, previous)
         except AnswerUnproved as unproved:
@@ -157,6 +188,19 @@ class Refresher:
         record = self._next(newest, previous, tokens, last_used)
         await self._write(ticket, record, stored)
         return record
+
+    def _may_be_behind(self, ticket: Ticket, stored: Stored | None, shared: SharedToken | None) -> bool:
+        """Whether the store lost something, or was away while others went on without it."""
+        lacking = stored is None or (shared is None and self.scope(ticket) is not None)
+        return lacking or self.alone
+
+    async def _recalled(self, ticket: Ticket, generation: int) -> tuple[Stored | None, SharedToken | None]:
+        async def found() -> bool:
+            stored, shared = await self._stored(ticket), await self._shared(ticket)
+            return max(stored.record.generation if stored else 0, shared.generation if shared else 0) > generation
+
+        await self._recall(ticket.user, found)
+        return await self._stored(ticket), await self._shared(ticket)
 
     async def _newer_than(self, refused: Candidate, ticket: Ticket) -> Candidate | None:
         """A token that replaced the refused one: another device's sign-in kills it before it shares its own."""
@@ -179,13 +223,20 @@ class Refresher:
         with suppress(StoreUnavailable):
             await self._vault.bury(dead.refresh_token, ttl=max(ticket.absolute_end - self._clock(), 1.0))
 
-    @staticmethod
-    def _newest(ticket: Ticket, known: Record | None, stored: Stored | None, shared: SharedToken | None) -> Candidate:
-        found = [Candidate(ticket.generation, ticket.refresh_token)]
+    def _newest(
+        self, ticket: Ticket, known: Record | None, stored: Stored | None, shared: SharedToken | None
+    ) -> Candidate:
+        found = [Candidate(ticket.generation, ticket.refresh_token), *self._siblings(ticket)]
         found += [Candidate(r.generation, r.refresh_token) for r in (known, stored.record if stored else None) if r]
         if shared:
             found.append(Candidate(shared.generation, shared.refresh_token))
         return max(found, key=lambda candidate: candidate.generation)
+
+    def _siblings(self, ticket: Ticket) -> Iterator[Candidate]:
+        """What other sessions in this memory have of a token that is shared."""
+        if self.scope(ticket) is not None:
+            for session in self._live.of_user(ticket.user):
+                yield Candidate(session.record.generation, session.record.refresh_token)
 
     async def _redeem(self, ticket: Ticket, newest: Candidate, previous: Record | None) -> TokenSet:
         if not newest.refresh_token:
@@ -196,7 +247,8 @@ class Refresher:
         provider = self._providers[ticket.provider]
         claims = previous.claims if previous else None
         try:
-            return await provider.refresh(newest.refresh_token, subject=ticket.subject, previous=claims)
+            async with self._gates[ticket.provider]:
+                return await provider.refresh(newest.refresh_token, subject=ticket.subject, previous=claims)
         except InvalidToken as invalid:
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
 
@@ -241,3 +293,11 @@ class Refresher:
             stored = await self._vault.load(ticket)
             if stored and stored.record.generation >= record.generation:
                 return
+
+
+def shared_by(providers: Mapping[str, Provider], ticket: Ticket) -> str | None:
+    """The name under which the sessions of a ticket's user share a refresh token, or None where each has its own."""
+    provider = providers.get(ticket.provider)
+    if provider is None or provider.settings.refresh_tokens != "per_user":
+        return None
+    return share_scope(client_id=provider.settings.client_id, scopes=provider.settings.scopes)

@@ -6,6 +6,7 @@ or a provider that fails ends nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,10 +21,12 @@ from authproxy.sessions.live import Carried, LiveSession, LiveView
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.vault import Record, Stored, Vault
 from authproxy.signin.identity import identity_of, live_session, refresh_due
+from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher, Rotated
 
 log = logging.getLogger("authproxy.signin")
 
+_ALONG: Final = 5.0  # seconds
 _BACKOFF_FIRST: Final = 1.0
 _BACKOFF_MAX: Final = 30.0
 
@@ -32,13 +35,14 @@ class Resumption:
     """Opens sessions and keeps them fresh."""
 
     def __init__(
-        self, *, cookie: SessionCookie, live: LiveView, vault: Vault, marks: Marks, refresher: Refresher,
-        providers: Mapping[str, Provider], idle: float, clock: Callable[[], float],
+        self, *, cookie: SessionCookie, live: LiveView, vault: Vault, marks: Marks, recall: Recall,
+        refresher: Refresher, providers: Mapping[str, Provider], idle: float, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._cookie: Final = cookie
         self._live: Final = live
         self._vault: Final = vault
         self._marks: Final = marks
+        self._recall: Final = recall
         self._refresher: Final = refresher
         self._providers: Final = providers
         self._idle: Final = idle
@@ -78,9 +82,16 @@ class Resumption:
         session = self._live.by_id(ticket.id)
         if session and self._usable(session, ticket):
             if self._clock() >= max(session.refresh_at, session.retry_at):
-                self._ahead.start(ticket.id, lambda: self._renew_ahead(session))
+                renewal = self._ahead.start(ticket.id, lambda: self._renew_ahead(session))
+                if self._refresher.alone or self._marks.behind:
+                    await self._brought_along(renewal)
             return session
         return await self._openings.run(ticket.id, lambda: self._open(ticket))
+
+    @staticmethod
+    async def _brought_along(renewal: asyncio.Task[LiveSession]) -> None:
+        """Without the store the cookie is the only way by which other replicas learn of a new token: wait for it."""
+        await asyncio.wait([renewal], timeout=_ALONG)
 
     def _refuse_ended(self, ticket: Ticket) -> None:
         if self._clock() >= ticket.absolute_end:
@@ -102,21 +113,44 @@ class Resumption:
                 await self._marks.sync()
             self._refuse_ended(ticket)
         live = self._live.by_id(ticket.id)
-        stored = await self._load(ticket)
+        stored, asked = await self._load(ticket)
+        if asked and stored is None:
+            stored = await self._recalled(ticket, live)
         last_used = self._last_used(ticket, live, stored)
         if self._clock() - last_used > self._idle:
             raise SessionEnded("the session was idle for too long")
         known = self._newest(live, stored)
-        if known is not None and stored is None and live is not None:
-            await self._restore(ticket, known)
+        if known is not None and not asked:
+            known = self._with_cookies_token(known, ticket)
         if known is None or known.generation < ticket.generation or known.expires_at <= self._clock():
             known = await self._renewed(ticket, live, known, last_used)
         return self._enter(ticket, live, known, last_used)
 
-    async def _load(self, ticket: Ticket) -> Stored | None:
+    async def _load(self, ticket: Ticket) -> tuple[Stored | None, bool]:
+        """The record, and whether the store could be asked for it."""
         with suppress(StoreUnavailable):
-            return await self._vault.load(ticket)
-        return None
+            return await self._vault.load(ticket), True
+        return None, False
+
+    async def _recalled(self, ticket: Ticket, live: LiveSession | None) -> Stored | None:
+        """The store has lost the record: this replica or another may have it in memory; no provider need be asked."""
+        known = live.record.generation if live else 0
+
+        async def found() -> bool:
+            stored = await self._vault.load(ticket)
+            return stored is not None and stored.record.generation > known
+
+        await self._recall(ticket.user, found)
+        return (await self._load(ticket))[0]
+
+    def _with_cookies_token(self, known: Record, ticket: Ticket) -> Record:
+        """With the store away, another replica may have renewed: its token came by the cookie, its proof did not.
+
+        The proof that is here is good until it expires; spending the new token now would renew it for nothing.
+        """
+        if known.generation >= ticket.generation or known.expires_at <= self._clock():
+            return known
+        return known._replace(generation=ticket.generation, refresh_token=ticket.refresh_token)
 
     @staticmethod
     def _last_used(ticket: Ticket, live: LiveSession | None, stored: Stored | None) -> float:
@@ -127,11 +161,6 @@ class Resumption:
     def _newest(live: LiveSession | None, stored: Stored | None) -> Record | None:
         records = [record for record in (stored and stored.record, live and live.record) if record]
         return max(records, key=lambda record: record.generation, default=None)
-
-    async def _restore(self, ticket: Ticket, record: Record) -> None:
-        """The store lost the record and memory has it: no provider need be asked."""
-        with suppress(StoreUnavailable):
-            await self._vault.save(ticket, record, expected=None, now=self._clock())
 
     async def _renewed(
         self, ticket: Ticket, live: LiveSession | None, known: Record | None, last_used: float
@@ -210,3 +239,4 @@ class Resumption:
         await self._ahead.close()
         await self._renewals.close()
         await self._openings.close()
+        await self._recall.close()

@@ -18,6 +18,8 @@ name                    verbs                        holds
 ``g:kind:digest``       tally, give_back             a throttle bucket
 ``e:digest``            get, put, swap               the generation of a family of enrolled credentials
 ``m:digest``            put, take, delete            a minted enrollment token that was not used yet
+``r:id``                put, get, delete             a replica that is there
+``replicas``            add, remove, members         the replicas that were there lately
 ``marks``               append, read                 the revocations
 ``c:…``                 publish, subscribe           channels
 ======================  ===========================  ======================================================
@@ -96,6 +98,21 @@ def family(digest: str) -> str:
 def minted_token(digest: str) -> str:
     """A single-use enrollment token that was not used yet."""
     return f"m:{_digest(digest)}"
+
+
+def replica(replica_id: str) -> str:
+    """The announcement of one replica."""
+    return f"r:{_digest(replica_id)}"
+
+
+def replicas() -> str:
+    """The set of replicas."""
+    return "replicas"
+
+
+def channel_asked() -> str:
+    """The channel that says: somebody needs what is known of a user."""
+    return "c:asked"
 
 
 def marks() -> str:

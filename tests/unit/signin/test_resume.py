@@ -16,10 +16,12 @@ from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import Cookies, SessionCookie, Ticket, new_ticket
 from authproxy.sessions.live import Carried, LiveView
 from authproxy.sessions.marks import Mark, Marks
+from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.sealing import KeyRing
 from authproxy.sessions.vault import Record, SharedToken, Vault
 from authproxy.settings import schema
-from authproxy.signin.refresh import Refresher
+from authproxy.signin.recall import Recall
+from authproxy.signin.refresh import Refresher, shared_by
 from authproxy.signin.resume import Resumption
 from authproxy.store.base import Tally
 from authproxy.store.memory import MemoryStore
@@ -55,6 +57,10 @@ class FlakyStore(MemoryStore):
         self._check()
         await super().release(key, owner)
 
+    async def publish(self, channel: str, message: bytes) -> None:
+        self._check()
+        await super().publish(channel, message)
+
     async def put(self, key: str, value: bytes, *, ttl: float) -> None:
         self._check()
         await super().put(key, value, ttl=ttl)
@@ -75,10 +81,18 @@ class Replica:
         self.vault = Vault(store, ring)
         self.marks = Marks(store, clock=clock, on_mark=self.live.apply)
         providers = {provider.name: provider}
-        self.refresher = Refresher(providers=providers, vault=self.vault, store=store, clock=clock)
+        self.peers = Replicas(store, on_asked=lambda user: self.recall.answer(user))
+        self.recall = Recall(
+            live=self.live, vault=self.vault, replicas=self.peers, clock=clock,
+            scope=lambda session: shared_by(providers, session.ticket),
+        )  # fmt: skip
+        self.refresher = Refresher(
+            providers=providers, vault=self.vault, store=store, live=self.live, replicas=self.peers,
+            recall=self.recall, clock=clock,
+        )  # fmt: skip
         self.resumption = Resumption(
-            cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, refresher=self.refresher,
-            providers=providers, idle=IDLE, clock=clock,
+            cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, recall=self.recall,
+            refresher=self.refresher, providers=providers, idle=IDLE, clock=clock,
         )  # fmt: skip
 
     async def click(self, sealed: str) -> Carried:

@@ -1,0 +1,54 @@
+"""Our own limit towards a token endpoint: so many calls at once, and none while it has asked to wait.
+
+A provider that limits its callers, or that comes back after an outage, is not met by every session at the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final
+
+from authproxy.errors import ProviderError
+
+AT_ONCE: Final = 32
+"""Calls of one process that may be under way at the same time."""
+LONGEST: Final = 60.0
+"""Seconds for which a ``Retry-After`` holds everybody off; what is longer holds for the session that was told."""
+
+
+class Gate:
+    """Enter it around one call.  Raises ``ProviderError`` with ``retry_after`` while the provider wants to be left.
+
+    ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock: Final = clock
+        self._turns: Final = asyncio.Semaphore(AT_ONCE)
+        self._closed_until = float("-inf")
+
+    async def __aenter__(self) -> None:
+        self._check()
+        await self._turns.acquire()
+        try:
+            self._check()  # somebody may have been told while we waited
+        except ProviderError:
+            self._turns.release()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turns.release()
+        if isinstance(error, ProviderError) and error.retry_after:
+            self._closed_until = self._clock() + min(error.retry_after, LONGEST)
+
+    def _check(self) -> None:
+        left = self._closed_until - self._clock()
+        if 0.0 < left <= LONGEST:  # a clock that was set back must not hold us off for longer
+            raise ProviderError("the provider has asked to wait", retry_after=left)
+
+    def __repr__(self) -> str:
+        return f"<Gate {'closed' if self._closed_until > self._clock() else 'open'}>"

@@ -1,0 +1,77 @@
+"""Bringing back what the store has lost and some replica still has in memory.
+
+An emptied store, or one that comes back with what it held before an outage, must not lead to a refresh with a token
+that another replica has replaced meanwhile: a strict provider would end the grant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from authproxy.errors import StoreUnavailable
+from authproxy.sessions.flight import SingleFlight
+from authproxy.sessions.live import LiveSession, LiveView
+from authproxy.sessions.replicas import Replicas
+from authproxy.sessions.vault import SharedToken, Vault
+
+log = logging.getLogger("authproxy.signin")
+PATIENCE: Final = 0.25
+"""Seconds that others are given to write what they hold."""
+_LOOK: Final = 0.025
+
+
+class Recall:
+    """``scope`` names what a user's sessions share (None where they share nothing); ``clock`` is seconds since 1970."""
+
+    def __init__(
+        self, *, live: LiveView, vault: Vault, replicas: Replicas,
+        scope: Callable[[LiveSession], str | None], clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._live: Final = live
+        self._vault: Final = vault
+        self._replicas: Final = replicas
+        self._scope: Final = scope
+        self._clock: Final = clock
+        self._writing: Final[SingleFlight[None]] = SingleFlight()
+        self._asking: Final[SingleFlight[None]] = SingleFlight()
+
+    def answer(self, user: str) -> None:
+        """Another replica asks for what is known of a user: write it, in the background."""
+        if self._live.of_user(user):
+            self._writing.start(user, lambda: self._written(user))
+
+    async def __call__(self, user: str, found: Callable[[], Awaitable[bool]]) -> None:
+        """Have everybody write what they hold of a user; wait until ``found``, or for a quarter of a second."""
+        with suppress(StoreUnavailable):
+            await self._writing.run(user, lambda: self._written(user))
+            if self._replicas.others and not await found():
+                await self._asking.run(user, lambda: self._replicas.ask(user))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        while not await found():  # noqa: ASYNC110 -- another process writes it
+                            await asyncio.sleep(_LOOK)
+
+    async def _written(self, user: str) -> None:
+        for session in self._live.of_user(user):  # what was revoked is not among them
+            await self._write(session)
+
+    async def _write(self, session: LiveSession) -> None:
+        """Write one session where the store has nothing or something older."""
+        stored = await self._vault.load(session.ticket)
+        if stored is None or stored.record.generation < session.record.generation:
+            record = session.record._replace(last_used=max(session.last_used, stored.record.last_used if stored else 0))
+            expected = stored.raw if stored else None
+            await self._vault.save(session.ticket, record, expected=expected, now=self._clock())
+        scope = self._scope(session)
+        if scope is not None and session.record.refresh_token:
+            shared = SharedToken(session.record.generation, session.record.refresh_token)
+            await self._vault.share_token(session.ticket, scope, shared, now=self._clock())
+
+    async def close(self) -> None:
+        """Let what is being written finish."""
+        await self._writing.close()
+        await self._asking.close()
