@@ -53,6 +53,7 @@ from authproxy.sessions.vault import Vault
 from authproxy.settings.fresh import FreshSecret
 from authproxy.settings.schema import Audit as AuditShape
 from authproxy.settings.schema import ListenTls, Settings
+from authproxy.settings.scope import is_accepted
 from authproxy.signin.browser import BrowserCookie
 from authproxy.signin.login import Login
 from authproxy.signin.logout import Logout
@@ -204,6 +205,7 @@ class Authproxy:
         return Enrolling(
             self._settings.enrollment, public_url=self._settings.public_url, info_of=info_of, store=self.store,
             marks=self.marks, throttle=self.throttle, note=self._note_enrollment, clock=self._clock,
+            plain=is_accepted(self._settings, "enrollment"),
         )  # fmt: skip
 
     def _note_enrollment(self, info: RequestInfo, event: str, outcome: str, detail: str) -> None:
@@ -228,8 +230,9 @@ class Authproxy:
         enrolled = self.enrolling.authenticator if self.enrolling else None
         ours = enrolled.claims if enrolled else _never
         tokens = TokenAuthenticator(settings.tokens, throttle=self.throttle, elsewhere=ours)
-        if enrolled:
-            yield enrolled
+        if self.enrolling:
+            yield self.enrolling.authenticator
+            yield self.enrolling.guard
         if settings.tokens:
             yield tokens
         if settings.issuers:
@@ -276,7 +279,7 @@ class Authproxy:
         pages = web.Application(middlewares=[recorded, aiohttp_session.session_middleware(storage)])
         self.portal.attach(pages)
         self._decisions(private_listener=False).attach(pages, prefix)
-        if self.enrolling:
+        if self.enrolling and self.enrolling.issues:
             self.enrolling.routes.attach(pages, prefix)
         ours = prefix + "/"
         public = self._door(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)
