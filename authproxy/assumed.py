@@ -21,7 +21,8 @@ def assumed(settings: Settings, credential: str, claims: Claims) -> Identity:
 
     ``session:ann@example.com`` is a person, ``bearer:ci`` the subject of a JWT, with ``claims`` read by the claim
     mapping of the provider or issuer; where there are several of these, ``session:dex/ann@example.com`` says which.
-    ``token:NAME`` is an entry of ``tokens``; ``enrolled:NAME``, ``certificate:NAME`` and ``basic:NAME`` are named so.
+    ``token:NAME`` is an entry of ``tokens``; ``enrollment:NAME`` is one of ``enrollment.tokens``, whose clusters
+    are patterns until a route says which; ``enrolled:NAME``, ``certificate:NAME`` and ``basic:NAME`` are named so.
 
     Raises ValueError, with a sentence for the operator, when the settings know no such credential.
     """
@@ -88,6 +89,14 @@ def _enrolled(settings: Settings, name: str, claims: Claims) -> Identity:
     return Identity(kind="enrolled", subject=name, user=name, scopes=scopes, clusters=clusters)
 
 
+def _enrollment(settings: Settings, name: str, claims: Claims) -> Identity:
+    _no_claims("enrollment", claims)
+    tokens = settings.enrollment.tokens if settings.enrollment else {}
+    if name not in tokens:
+        raise ValueError(f"enrollment.tokens has no entry {name}; it has {', '.join(tokens) or 'none'}")
+    return Identity(kind="enrollment", subject=name, user=name, clusters=frozenset(tokens[name].clusters) or None)
+
+
 def _certificate(settings: Settings, name: str, claims: Claims) -> Identity:
     shape = settings.certificates
     if shape is None:
@@ -124,6 +133,7 @@ _KINDS: Final[Mapping[Kind, Callable[[Settings, str, Claims], Identity]]] = {
     "bearer": _bearer,
     "token": _token,
     "enrolled": _enrolled,
+    "enrollment": _enrollment,
     "certificate": _certificate,
     "basic": _basic,
 }

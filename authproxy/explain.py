@@ -7,16 +7,17 @@ settings alone: no store, no provider, no secret and no upstream is asked.  Who 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, NamedTuple
 
 from authproxy import authz
-from authproxy.authn.chain import Chain, Proved
+from authproxy.authn.chain import Authenticator, Chain, Proved
 from authproxy.edge.answer import is_navigation
 from authproxy.edge.origin import Origins
 from authproxy.edge.path import pattern
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
+from authproxy.enrollment.tokens import bound_to, patterns
 from authproxy.errors import Forbidden, NotAuthenticated, Refusal
 from authproxy.model import App, Headers, Identity, Kind, Match, RequestInfo
 from authproxy.routing import RouteTable, compile_apps
@@ -193,6 +194,8 @@ class _Telling:
         """The settings that bind a credential of this kind to clusters."""
         if identity.kind == "token":
             return f"tokens.{identity.subject}.clusters"
+        if identity.kind == "enrollment":
+            return f"enrollment.tokens.{identity.subject}.clusters"
         if identity.kind == "bearer":
             return next((f"issuers.{name}.claims.clusters" for name in _issuers(self._settings, identity)), "issuers")
         return {"enrolled": "enrollment", "certificate": "certificates.clusters"}.get(identity.kind, "")
@@ -218,7 +221,15 @@ class _Assumed:
             )  # fmt: skip
         if self.kind == "bearer" and (fault := self._foreign(app)):
             raise NotAuthenticated("invalid_token", fault)
-        return Proved(self._identity)
+        return Proved(self._here(match))
+
+    def _here(self, match: Match) -> Identity:
+        """An enrollment token is bound to the cluster that the path names, if one of its patterns allows it."""
+        if self.kind != "enrollment" or self._identity.clusters is None:
+            return self._identity
+        name = self._identity.subject
+        clusters = bound_to(patterns(self._identity.clusters), match.cluster)
+        return Identity(kind=self.kind, subject=name, user=name, clusters=clusters)
 
     def _foreign(self, app: App) -> str:
         """Why the app would not take the token.  Claims that name no audience are taken to name a right one."""
@@ -233,10 +244,38 @@ class _Assumed:
         return "" if audiences & named else f"the audience is not accepted by {app.name}"
 
 
+class _Refused:
+    """A secret where another kind of bearer credential is asked for, which claims it only to refuse it."""
+
+    def __init__(self, kind: Kind, refusal: NotAuthenticated) -> None:
+        self.kind: Final[Kind] = kind
+        self._refusal: Final = refusal
+
+    def presented(self, info: RequestInfo) -> bool:  # noqa: ARG002 - it is assumed
+        return True
+
+    def yields(self, info: RequestInfo) -> bool:  # noqa: ARG002 - it is assumed
+        return True
+
+    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
+        raise self._refusal
+
+
+def _presented(settings: Settings, identity: Identity | None) -> Iterator[Authenticator]:
+    if identity is None or identity.kind == "anonymous":
+        return
+    yield _Assumed(settings, identity, identity.kind)
+    if identity.kind == "enrollment":
+        said = "An enrollment token opens nothing here; enroll with it."
+        yield _Refused("enrolled", NotAuthenticated("enrollment_token_refused", said))
+    if identity.kind == "token":
+        said = "This enrollment token is not valid."
+        yield _Refused("enrollment", NotAuthenticated("enrollment_refused", said))
+
+
 def _proved(settings: Settings, info: RequestInfo, match: Match, identity: Identity | None) -> Proved:
     """What the chain of authenticators says.  Nothing in it waits here, so that its first step is its last."""
-    kinds = [] if identity is None or identity.kind == "anonymous" else [_Assumed(settings, identity, identity.kind)]
-    asked = Chain(kinds).authenticate(info, match)
+    asked = Chain(_presented(settings, identity)).authenticate(info, match)
     try:
         asked.send(None)
     except StopIteration as done:

@@ -45,6 +45,7 @@ from authproxy.sessions.sealing import KeyRing, decode, token
 from authproxy.sessions.vault import Vault
 from authproxy.settings.fresh import FreshSecret
 from authproxy.settings.schema import Settings
+from authproxy.settings.scope import is_accepted
 from authproxy.signin.browser import BrowserCookie
 from authproxy.signin.identity import identity_of
 from authproxy.signin.login import Login
@@ -171,6 +172,7 @@ class Graph:
         return Enrolling(
             self.settings.enrollment, public_url=self.settings.public_url, info_of=info_of, store=self.store,
             marks=self.marks, throttle=self.throttle, note=self._note_enrollment, clock=self._clock,
+            plain=is_accepted(self.settings, "enrollment"),
         )  # fmt: skip
 
     def _note_enrollment(self, info: RequestInfo, event: str, outcome: str, detail: str) -> None:
@@ -195,8 +197,9 @@ class Graph:
         enrolled = self.enrolling.authenticator if self.enrolling else None
         ours = enrolled.claims if enrolled else _never
         tokens = TokenAuthenticator(settings.tokens, throttle=self.throttle, elsewhere=ours)
-        if enrolled:
-            yield enrolled
+        if self.enrolling:
+            yield self.enrolling.authenticator
+            yield self.enrolling.guard
         if settings.tokens:
             yield tokens
         if settings.issuers:
@@ -243,7 +246,7 @@ class Graph:
         pages = web.Application(middlewares=[self._recorded(), aiohttp_session.session_middleware(storage)])
         self.portal.attach(pages)
         self._decisions(private_listener=False).attach(pages, prefix)
-        if self.enrolling:
+        if self.enrolling and self.enrolling.issues:
             self.enrolling.routes.attach(pages, prefix)
         ours = prefix + "/"
         return self._behind(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, Literal, NamedTuple, Protocol
 
-Kind = Literal["session", "bearer", "token", "enrolled", "certificate", "basic"]
+Kind = Literal["session", "bearer", "token", "enrolled", "enrollment", "certificate", "basic"]
 """What a caller may prove itself with; an app's route lists the kinds it accepts."""
 
-KINDS: Final[tuple[Kind, ...]] = ("session", "bearer", "token", "enrolled", "certificate", "basic")
+KINDS: Final[tuple[Kind, ...]] = ("session", "bearer", "token", "enrolled", "enrollment", "certificate", "basic")
 
 Network = IPv4Network | IPv6Network
 HeaderList = tuple[tuple[bytes, bytes], ...]

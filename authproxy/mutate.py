@@ -48,6 +48,8 @@ class _Fate(Enum):
     DROP = 1
     COOKIE = 2
     AUTHORIZATION = 3
+    ENROLLMENT = 4
+    ENROLLMENT_LIKE = 5  # another spelling, which we do not judge and a lenient server might
 
 
 class OwnCookies(NamedTuple):
@@ -72,17 +74,18 @@ def upstream_request(
 
     ``strip_authorization`` says that the client's Authorization was ours to judge; otherwise mode ``none`` lets it
     pass to an app with a scheme of its own.  Mode ``pass`` always lets it pass; the other modes replace it, and send
-    none when the identity has no such token.  ``Host`` is that of the first URL where the upstream wants its own.
+    none when the identity has no such token.  An enrollment token that was judged passes in mode
+    ``pass`` alone, also in ``X-Enrollment-Token``; with other identities that header is the app's.  ``Host`` is that of
+    the first URL where the upstream wants its own.
 
     Raises Unavailable ``upstream_secret`` when the secret for mode ``bearer`` cannot be read.
     """
     upstream = match.app.upstream
-    mode = upstream.authorization
-    keep = mode == "pass" or (mode == "none" and not strip_authorization)
+    keeping = _keeping(upstream.authorization, strip_authorization, identity.kind == "enrollment")
     authorization = upstream_authorization(upstream, identity)
     headers = (
         (b"Host", _host(info, upstream)),
-        *_kept(info.headers, own_cookies, keep_authorization=keep),
+        *_kept(info.headers, own_cookies, keeping),
         *_forwarding(info),
         *(() if identity.kind == "anonymous" else identity_headers(identity)),
         *(() if authorization is None else ((b"Authorization", authorization),)),
@@ -151,6 +154,8 @@ def _fate_upstream(name: bytes) -> _Fate:
         return _Fate.DROP
     if folded == b"cookie":
         return _Fate.COOKIE if name.lower() == folded else _Fate.DROP
+    if folded == b"x-enrollment-token":
+        return _Fate.ENROLLMENT if name.lower() == folded else _Fate.ENROLLMENT_LIKE
     if folded == b"authorization":
         return _Fate.AUTHORIZATION if name.lower() == folded else _Fate.DROP
     return _Fate.KEEP
@@ -172,7 +177,16 @@ def _nominated(headers: Headers) -> frozenset[bytes]:
     return frozenset(_fold(token.strip(b" \t")) for token in tokens.split(b","))
 
 
-def _kept(headers: Headers, own: OwnCookies, *, keep_authorization: bool) -> Iterator[tuple[bytes, bytes]]:
+@lru_cache(maxsize=64)
+def _keeping(mode: str, strip_authorization: bool, enrolls: bool) -> frozenset[_Fate]:
+    """Which credentials pass as they are.  ``enrolls``: an enrollment token was judged, whichever header it came in."""
+    passed = mode == "pass"
+    own = {_Fate.AUTHORIZATION} if passed or (mode == "none" and not strip_authorization) else set()
+    tokens = {_Fate.ENROLLMENT, _Fate.ENROLLMENT_LIKE} if not enrolls else {_Fate.ENROLLMENT} if passed else set()
+    return frozenset(own | tokens)
+
+
+def _kept(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> Iterator[tuple[bytes, bytes]]:
     nominated = _nominated(headers)
     cookies = headers.all(b"cookie")
     for name, value in headers.lines:
@@ -182,7 +196,7 @@ def _kept(headers: Headers, own: OwnCookies, *, keep_authorization: bool) -> Ite
         if fate is _Fate.COOKIE:
             yield from _cookie_line(name, cookies, own)
             cookies = ()  # further lines are joined into the first (RFC 9113 section 8.2.3)
-        elif fate is _Fate.KEEP or keep_authorization:
+        elif fate is _Fate.KEEP or fate in keeping:
             yield name, value
 
 

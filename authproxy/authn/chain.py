@@ -6,7 +6,7 @@ An authenticator only returns or raises; it never words an answer, and never see
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from authproxy.errors import BadRequest, NotAuthenticated
 from authproxy.model import ANONYMOUS, Identity, Kind, Match, RequestInfo
@@ -33,6 +33,14 @@ class Authenticator(Protocol):
         """Judge it.  Raises ``NotAuthenticated`` when it proves nothing."""
 
 
+@runtime_checkable
+class Yielding(Protocol):
+    """One that would only refuse what is presented, and leaves it to a kind that knows it."""
+
+    def yields(self, info: RequestInfo) -> bool:
+        """Whether this is so for this request.  Asked only when another kind claims it as well."""
+
+
 class Chain:
     """The kinds that this proxy knows."""
 
@@ -48,6 +56,8 @@ class Chain:
         if match.route.policy.anonymous:
             return Proved(ANONYMOUS, presented=False)
         present = [a for a in self._authenticators if a.kind in match.route.accept and a.presented(info)]
+        if len(present) > 1:
+            present = [a for a in present if not (isinstance(a, Yielding) and a.yields(info))] or present
         if len(present) > 1:
             kinds = " and ".join(a.kind for a in present)
             raise BadRequest("several_credentials", f"The request carries more than one credential: {kinds}.")

@@ -56,6 +56,11 @@ class EnrolledAuthenticator:
         """Whether what follows ``Bearer`` is ours to judge: no other kind should."""
         return _has_our_type(credentials) or self._enrolls(credentials)
 
+    def yields(self, info: RequestInfo) -> bool:
+        """Whether all that is presented are enrollment tokens: a route that accepts these has them judged there."""
+        shown = [one for one in authorization.of_scheme(info.headers, _BEARER) if self.claims(one)]
+        return all(self._tokens.knows(one.decode("latin-1")) for one in shown)
+
     def _enrolls(self, credentials: bytes) -> bool:
         text = credentials.decode("latin-1")
         return self._tokens.knows(text) or self._families.knows(text)

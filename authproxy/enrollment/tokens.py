@@ -37,6 +37,13 @@ class _Shared(NamedTuple):
     clusters: tuple[re.Pattern[str], ...]
 
 
+class Owner(NamedTuple):
+    """Whose shared token it is, and the clusters that it opens here: None for a token that is bound to none."""
+
+    name: str
+    clusters: frozenset[str] | None
+
+
 class _Minted(NamedTuple):
     id: str
     name: str
@@ -59,7 +66,7 @@ class EnrollmentTokens:
         self._clock: Final = clock
         self._stamp: Final = Stamp(PREFIX, stamping)
         self._shared: Final = tuple(
-            _Shared(name, f"enrollment.tokens.{name}.secrets[{at}]", Fresh(secret, _digest), _patterns(shape.clusters))
+            _Shared(name, f"enrollment.tokens.{name}.secrets[{at}]", Fresh(secret, _digest), patterns(shape.clusters))
             for name, shape in tokens.items()
             for at, secret in enumerate(shape.secrets)
         )
@@ -96,6 +103,26 @@ class EnrollmentTokens:
                 return entry.name
         raise Forbidden("cluster_refused", "This enrollment token may not enroll a machine of this cluster.",
                         reason=f"{owners[0].where}: its clusters do not allow it")  # fmt: skip
+
+    def owner(self, presented: str, cluster: str | None) -> Owner:
+        """Whose shared token it is, on a route of an app that captures ``cluster`` (None: it captures none).
+
+        Of several owners of one secret one with patterns counts, so that a second name never widens the first.
+        Raises NotAuthenticated ``enrollment_refused``, or ``enrollment_token_refused`` for a minted token: to use it
+        up here would say nothing about who registers.
+        """
+        if self._stamp.bears(presented):
+            raise NotAuthenticated(
+                "enrollment_token_refused", "A single-use token opens nothing here; enroll with it.",
+                reason="minted token on a route of an app", token_error="invalid_token",  # noqa: S106 -- a code
+            )  # fmt: skip
+        owners = self._owners(presented)
+        if not owners:
+            raise _refused("unknown enrollment token")
+        bound = [entry for entry in owners if entry.clusters]
+        fitting = [entry for entry in bound if bound_to(entry.clusters, cluster)]
+        entry = (fitting or bound or owners)[0]
+        return Owner(entry.name, bound_to(entry.clusters, cluster))
 
     def _owners(self, presented: str) -> list[_Shared]:
         """Every entry is compared, whichever fits: the time tells nothing."""
@@ -160,7 +187,18 @@ def _allows(entry: _Shared, cluster: str | None) -> bool:
     return any(pattern.fullmatch(cluster) for pattern in entry.clusters)
 
 
-def _patterns(clusters: Iterable[str]) -> tuple[re.Pattern[str], ...]:
+def bound_to(clusters: tuple[re.Pattern[str], ...], cluster: str | None) -> frozenset[str] | None:
+    """The clusters of a token with these patterns, where a route captures ``cluster``: that one, if it is allowed.
+
+    None without patterns: such a token is bound to no cluster.
+    """
+    if not clusters:
+        return None
+    allowed = cluster is not None and _CLUSTER.fullmatch(cluster) and any(one.fullmatch(cluster) for one in clusters)
+    return frozenset({cluster}) if cluster is not None and allowed else frozenset()
+
+
+def patterns(clusters: Iterable[str]) -> tuple[re.Pattern[str], ...]:
     return tuple(re.compile(".*".join(map(re.escape, pattern.split("*")))) for pattern in clusters)
 
 

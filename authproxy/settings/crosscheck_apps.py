@@ -105,6 +105,8 @@ def _route(scope: Scope, path: KeyPath, app: AppShape, route: RouteShape) -> Non
     if route.accept == []:
         scope.error((*path, "accept"), f"is empty, but policy {route.policy} needs to know who is asking; name a kind")
     _reachable(scope, path, route)
+    if "enrollment" in accepted(route):
+        _registration(scope, path, route)
     _own_cluster(scope, path, route)
 
 
@@ -118,6 +120,24 @@ def _reachable(scope: Scope, path: KeyPath, route: RouteShape) -> None:
         section = _SECTIONS.get(kind)
         if section and not scope.has(section):
             scope.warn(place, f"accepts {kind}, but there is no section {section}; nobody can hold such a credential")
+
+
+def _registration(scope: Scope, path: KeyPath, route: RouteShape) -> None:
+    """An enrollment token guards one registration route, and must never come to open more."""
+    accept = (*path, "accept")
+    if not scope.has("enrollment"):
+        scope.error(accept, "accepts enrollment, but there is no section enrollment; add it, with tokens")
+    if "session" in accepted(route):
+        scope.error(accept, "has enrollment beside session; give connectors a route of their own")
+    if route.path.endswith("/"):
+        scope.error((*path, "path"), "accepts enrollment, and so must be one exact path, without / at the end")
+    if not route.methods:
+        scope.error((*path, "methods"), "is missing; a route that accepts enrollment says which, such as [POST]")
+    enrollment = scope.settings.enrollment
+    bound = [name for name, token in enrollment.tokens.items() if token.clusters] if enrollment else []
+    if bound and "{cluster}" not in route.path.split("/"):
+        said = f"the wall refuses tokens that are bound to clusters here: {', '.join(bound)}; write {{cluster}}"
+        scope.warn((*path, "path"), said)
 
 
 def _own_cluster(scope: Scope, path: KeyPath, route: RouteShape) -> None:

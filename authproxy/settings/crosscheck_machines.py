@@ -8,7 +8,7 @@ from authproxy.settings import grammar
 from authproxy.settings.crosscheck_providers import algorithms, claims, endpoint, issuer
 from authproxy.settings.lines import KeyPath
 from authproxy.settings.schema import Issuer, Kubernetes
-from authproxy.settings.scope import Scope
+from authproxy.settings.scope import Scope, is_accepted
 
 
 def check(scope: Scope) -> None:
@@ -61,7 +61,8 @@ def _enrollment(scope: Scope) -> None:
     enrollment = scope.settings.enrollment
     if enrollment is None:
         return
-    if not enrollment.signing_keys and not scope.broken("enrollment", "signing_keys"):
+    issues = is_accepted(scope.settings, "enrolled") or not is_accepted(scope.settings, "enrollment")
+    if issues and not enrollment.signing_keys and not scope.broken("enrollment", "signing_keys"):
         message = "is missing; make a key with `authproxy key --signing`"
         scope.error(("enrollment", "signing_keys"), message)
     if enrollment.credential.lifetime > enrollment.credential.renewable_for:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from authproxy.model import Kind
 from authproxy.settings import places
 from authproxy.settings.lines import Fault, KeyPath
 from authproxy.settings.schema import AppShape, RouteShape, Settings
@@ -81,6 +82,13 @@ class Scope:
         if app.provider is None:
             return self.names("providers")
         return [app.provider] if isinstance(app.provider, str) else app.provider
+
+
+def is_accepted(settings: Settings, kind: Kind) -> bool:
+    """Whether some route asks for a credential, and takes one of ``kind``."""
+    public = {name for name, policy in settings.policies.items() if policy.anonymous}
+    routes = (route for app in settings.apps.values() for route in app.routes)
+    return any(kind in accepted(route) and route.policy not in public for route in routes)
 
 
 def accepted(route: RouteShape) -> list[str]:

@@ -22,6 +22,7 @@ from authproxy.authn.basic import BasicAuthenticator
 from authproxy.authn.bearer import BearerAuthenticator
 from authproxy.authn.certificate import CertificateAuthenticator
 from authproxy.authn.chain import Authenticator, Chain
+from authproxy.authn.enrollment import EnrollmentAuthenticator
 from authproxy.authn.token import TokenAuthenticator
 from authproxy.errors import BadRequest, NotAuthenticated, Refusal
 from authproxy.model import KINDS as ALL_KINDS
@@ -36,7 +37,7 @@ from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.upstream_app import UpstreamApp
 from tests.unit import values
 from tests.unit.authn.requests import Clock, throttle
-from tests.unit.enrollment.replicas import EU, OLD, Replica
+from tests.unit.enrollment.replicas import EU, OLD, OPEN, Replica
 
 HUGE: Final = 16 * 1024
 SECRET: Final = "hunter2-hunter2-hunter2-hunter2-hunter2-hunter2"
@@ -195,6 +196,22 @@ async def enrolled(_stack: AsyncExitStack, _app: UpstreamApp, _folder: Path) -> 
     )
 
 
+async def enrollment(_stack: AsyncExitStack, _app: UpstreamApp, _folder: Path) -> Entry:
+    """An enrollment token of the settings, where the route takes it as it is."""
+    replica = Replica(MemoryStore(), FakeClock())
+    minted, renewal = await replica.tokens.mint("agent", None), replica.families.begin("agent", None).renewal
+    bad = ("", "x", OPEN[:-1], f"{OPEN} {OPEN}", minted, renewal, "é\x7f", "e30.e30.e30")
+    return Entry(
+        EnrollmentAuthenticator(replica.tokens, throttle=throttle(Clock())),
+        good=authorization(f"Bearer {OPEN}"),
+        garbage=(*(authorization(f"Bearer {one}") for one in bad), (("X-Enrollment-Token", ""),)),
+        huge=(("X-Enrollment-Token", OPEN * (HUGE // len(OPEN))),),
+        doubled=(*authorization(f"Bearer {OPEN}"), ("X-Enrollment-Token", OPEN)),
+        elsewhere=(*authorization(f"Basic {OPEN}", OPEN), ("X-Enrollment", OPEN)),
+        secret=OPEN,
+    )
+
+
 Making = Callable[[AsyncExitStack, UpstreamApp, Path], Awaitable[Entry]]
 KINDS: Final[dict[Kind, Making]] = {
     "session": session,
@@ -203,6 +220,7 @@ KINDS: Final[dict[Kind, Making]] = {
     "basic": basic,
     "certificate": certificate,
     "enrolled": enrolled,
+    "enrollment": enrollment,
 }
 NOT_BUILT_YET: Final[set[str]] = set()
 Maker = Callable[[Kind], Awaitable[Entry]]

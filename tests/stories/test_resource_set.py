@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,13 +42,13 @@ class Api:
 
 
 class Operator:
-    """flux-operator's HTTP client: one GET, these headers, a Bearer token from its Secret."""
+    """flux-operator's HTTP client: one GET, these headers, and what its Secret holds; ``tls`` for https."""
 
-    def __init__(self, http: aiohttp.ClientSession, address: str, api: Api) -> None:
-        self.http, self.address, self.api = http, address, api
+    def __init__(self, http: aiohttp.ClientSession, address: str, api: Api, tls: ssl.SSLContext | None = None) -> None:
+        self.http, self.address, self.api, self.tls = http, address, api, tls
 
     async def ask(
-        self, path: str, token: str | None, *, method: str = "GET", **headers: str
+        self, path: str, token: str | None = None, *, method: str = "GET", **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the answer; redirects are not followed, so that none is missed."""
         sent = {"Accept": "application/json", "User-Agent": "flux-operator/0.58.1", "Accept-Encoding": "identity"}
@@ -55,34 +56,40 @@ class Operator:
         sent["Host"] = "internal-api.example.com"
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
-        url = f"http://{self.address}{path}"
-        async with self.http.request(method, url, headers=sent, allow_redirects=False) as answer:
+        url = f"{'https' if self.tls else 'http'}://{self.address}{path}"
+        async with self.http.request(method, url, headers=sent, allow_redirects=False, ssl=self.tls or True) as answer:
             return answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.read()
 
 
-@pytest.fixture
-async def operator(tmp_path: Path) -> AsyncIterator[Operator]:
-    """The API, the proxy in front of it, and the client."""
+@asynccontextmanager
+async def served(settings: dict[str, Any], folder: Path) -> AsyncIterator[Operator]:
+    """The API, the proxy in front of it, and the client; addresses are replaced, ``listen.tls`` stays."""
     api = Api()
     app = web.Application(client_max_size=4 * LARGEST)
     app.router.add_route("*", "/{tail:.*}", api.answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    settings: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
-    settings["listen"] = {"address": "127.0.0.1:0", "admin": None}
-    settings["audit"] = {"file": str(tmp_path / "audit.jsonl")}
+    settings["listen"] = {**settings["listen"], "address": "127.0.0.1:0", "admin": None}
+    settings["audit"] = {"file": str(folder / "audit.jsonl")}
     settings["apps"]["resourceset"]["upstream"]["url"] = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    (tmp_path / "eu-01.token").write_text(EU)
+    (folder / "eu-01.token").write_text(EU)
     environ = {"AUTH_TOKEN": READ, "CRUD_AUTH_TOKEN": WRITE}
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environ.items():
                 patch.setenv(name, value)
-            proxy = await stack.enter_async_context(Authproxy(from_mapping(settings, tmp_path)))
+            proxy = await stack.enter_async_context(Authproxy(from_mapping(settings, folder)))
             http = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
             yield Operator(http, proxy.addresses["public"], api)
+
+
+@pytest.fixture
+async def operator(tmp_path: Path) -> AsyncIterator[Operator]:
+    """The settings as they stand."""
+    async with served(yaml.safe_load(CONFIG.read_text()), tmp_path) as one:
+        yield one
 
 
 async def test_a_cluster_reads_its_own_inputs(operator: Operator) -> None:

@@ -112,7 +112,7 @@ def test_explain_says_what_the_table_says(row: Row, loaded: Loaded) -> None:
 # The running proxy
 
 
-REAL: Final = ("", "session", "token", "bearer", "basic", "certificate", "enrolled")
+REAL: Final = ("", "session", "token", "bearer", "basic", "certificate", "enrolled", "enrollment")
 """The kinds of credentials that the running proxy is given here; "" for nobody."""
 
 
@@ -127,7 +127,7 @@ def served(peers: Mapping[str, OpenIDPeer]) -> dict[str, Any]:
         },
         "providers": {name: shape | peers[name].settings() for name, shape in written["providers"].items()},
         "basic": _users(),
-        "enrollment": written["enrollment"] | {"tokens": {}, "signing_keys": [{"value": SIGNING_KEY}]},
+        "enrollment": written["enrollment"] | {"signing_keys": [{"value": SIGNING_KEY}]},
         "issuers": {name: shape | {"issuer": peers[name].issuer} for name, shape in written["issuers"].items()},
     }  # fmt: skip
 
@@ -182,8 +182,9 @@ class Running(NamedTuple):
         if row.kind == "enrolled" and self.proxy.graph.enrolling:
             issued = self.proxy.graph.enrolling.families.begin(name, WHO[row.who]["claims"].get("cluster"))
             return [("Authorization", f"Bearer {issued.credential}")]
-        if row.kind == "token":
-            return [("Authorization", f"Bearer {TABLE['settings']['tokens'][name]['secrets'][0]['value']}")]
+        if row.kind in ("token", "enrollment"):
+            section = TABLE["settings"] if row.kind == "token" else TABLE["settings"]["enrollment"]
+            return [("Authorization", f"Bearer {section['tokens'][name]['secrets'][0]['value']}")]
         return []
 
     def _jwt(self, who: str, issuer: str) -> str:

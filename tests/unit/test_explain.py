@@ -119,6 +119,19 @@ def test_the_wall_is_a_step_of_its_own(loaded: Loaded) -> None:
     assert "wall" not in [one.name for one in told(loaded, f"GET {APP}/open", "token:eu").steps]
 
 
+def test_an_enrollment_token_is_bound_by_its_patterns(tmp_path: Path) -> None:
+    """The wall's step names the token's own entry, and the cluster that the path and a pattern agree on."""
+    text = SETTINGS.replace("MODE", "none").replace("[token], policy: anyone}", "[enrollment], policy: anyone}", 1)
+    section = 'enrollment: {tokens: {fleet: {secrets: [{file: not-here}], clusters: ["eu-*"]}}}\n'
+    (tmp_path / "authproxy.yaml").write_text(text.replace("/{cluster}/", "/{cluster}/x") + section, encoding="utf-8")
+    loaded = load(tmp_path / "authproxy.yaml", {}, to_serve=False)
+    inside = told(loaded, f"GET {APP}/clusters/eu-7/x", "enrollment:fleet")
+    assert (inside.allowed, step(inside, "wall").reason) == (True, "the credential is bound to eu-7")
+    outside = told(loaded, f"GET {APP}/clusters/us-7/x", "enrollment:fleet")
+    assert (outside.allowed, step(outside, "wall").setting) == (False, "enrollment.tokens.fleet.clusters")
+    assert "enrollment fleet, clusters eu-*" in step(outside, "who").reason
+
+
 def test_routes_that_are_passed_over_are_named(loaded: Loaded) -> None:
     """A route that has the path but not the method is what people overlook."""
     assert step(told(loaded, f"PUT {APP}/clusters/eu-1/"), "route").reason.endswith("(passed over for PUT: routes[1])")
@@ -207,6 +220,7 @@ def test_anonymous_is_nobody(loaded: Loaded) -> None:
     [
         ("session:ann", {}, "say whose: session:dex/ann or session:other/ann"),
         ("enrolled:a", {}, "no section enrollment"),
+        ("enrollment:a", {}, "enrollment.tokens has no entry a; it has none"),
         ("certificate:a", {}, "no section certificates"),
         ("basic:a", {}, "no section basic"),
         ("token:us", {}, "tokens has no entry us; it has eu"),

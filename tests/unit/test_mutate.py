@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -301,6 +301,26 @@ def test_a_token_that_is_none_is_not_sent(token: str) -> None:
         values_of(sent(who=person(id_token=token), upstream={"authorization": "id_token"}).headers, "Authorization")
         == []
     )
+
+
+ENROLLING: Final = Identity(kind="enrollment", subject="fleet", user="fleet")
+IN_HEADERS: Final = (("X-Enrollment-Token", "t"), ("x_enrollment.token", "u"), ("X-Enrollment", "v"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "left"),
+    [
+        ("none", ["X-Enrollment"]),
+        ("pass", ["Authorization", "X-Enrollment-Token", "X-Enrollment"]),
+        ("id_token", ["X-Enrollment"]),
+    ],
+)
+def test_an_enrollment_token_that_was_judged_stays_here(mode: str, left: list[str]) -> None:
+    """In either header, and under names that a lenient server takes for it; mode ``pass`` passes what was judged."""
+    lines = (("Authorization", "Bearer t"), *IN_HEADERS)
+    found = passed(*lines, who=ENROLLING, strip=True, upstream={"authorization": mode})
+    assert [name for name, _ in found if not name.startswith("X-Forwarded")] == left
+    assert passed(*IN_HEADERS) == list(IN_HEADERS)  # nobody judged it: it is the application's own
 
 
 def test_a_missing_secret_is_an_error_of_ours() -> None:

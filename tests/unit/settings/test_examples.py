@@ -52,7 +52,7 @@ def test_service_accounts_need_no_issuer(tmp_path: Path) -> None:
     assert problems_of(text, tmp_path) == unserved(*EXPECTED)
 
 
-@pytest.mark.parametrize("name", ["minimal", "sidecar", "ingress", "resourceset"])
+@pytest.mark.parametrize("name", ["minimal", "sidecar", "ingress", "resourceset", "connectors"])
 def test_an_example_loads_without_a_word(name: str, tmp_path: Path) -> None:
     """Every other example is served as it is."""
     file = furnish(tmp_path) / f"{name}.yaml"
