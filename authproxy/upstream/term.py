@@ -57,10 +57,7 @@ class Term:
             self._timer.cancel()
 
     def _end(self) -> None:
-        if self._loop.time() >= self._spared_until:
-            self._cut()
-        else:
-            self._timer = self._loop.call_at(self._spared_until, self._cut)
+        self._timer = self._loop.call_at(self._spared_until, self._cut)  # at once, where that has passed
 
     def __repr__(self) -> str:
         return f"<Term {'over' if self.over else 'running'}>"

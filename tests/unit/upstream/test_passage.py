@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from authproxy.upstream import passage
+from authproxy.upstream.forward import Delivered
 from tests.peers.raw_wire import House, RawClient, RawConnection, RawUpstream
 from tests.unit.upstream.test_websocket import frame
 
@@ -114,9 +115,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passage, "ANSWER_SECONDS", 0.05)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ends has not merely become tired of waiting."""
+    monkeypatch.setattr(passage, "LAST_SECONDS", LONG)
+    monkeypatch.setattr(passage, "ANSWER_SECONDS", LONG)
+
+
 # The identity ends
 
 
+@pytest.mark.usefixtures("patient")
 async def test_the_end_of_the_identity_is_said() -> None:
     """The client is told 1008 and the upstream 1001; nothing passes any more in either direction."""
     async with scene() as at:
@@ -156,20 +165,23 @@ async def test_inside_a_frame_there_is_nothing_to_say() -> None:
         assert await at.client.rest() == b""
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_is_held_for_a_slow_client_never_comes() -> None:
     """Nothing of the application that we still hold is sent after the end, and so no Close frame behind it."""
     async with scene() as at:
         at.client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        sending = asyncio.ensure_future(at.upstream.send(frame(0x2, 62) * 300_000))
-        exchange = at.house.exchanges[0]
-        while exchange.tunnelled is None or not exchange.tunnelled.held:
-            await asyncio.sleep(0.01)  # until the kernel takes no more
+        exchange, whole, sent = at.house.exchanges[0], frame(0x2, 60_000), 0
+        while exchange.tunnelled is None or not exchange.tunnelled.held:  # until the kernel takes no more
+            await at.upstream.send(whole)
+            sent += len(whole)
+            while exchange.sent < sent:
+                await asyncio.sleep(0)
         at.life.end()
         await at.over()
         at.client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        assert POLICY not in (await at.client.rest())[-64:]
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
+        came = await at.client.rest()
+        assert len(came) < sent
+        assert not came.endswith(POLICY)
 
 
 @pytest.mark.parametrize("data", [b"\x83\x00", b"\x82\x7f\x80" + b"\x00" * 7, b"HTTP/1.1 200 OK\r\n\r\n"])
@@ -223,6 +235,7 @@ async def test_an_identity_that_ended_while_the_upstream_answered() -> None:
 # The process goes away
 
 
+@pytest.mark.usefixtures("patient")
 async def test_going_away_is_said_and_answered() -> None:
     """1001 at once; the client's last words and its Close reach the upstream; the drain is over then, not later."""
     async with scene() as at:
@@ -281,6 +294,17 @@ async def test_a_frame_that_never_ends_is_cut_at_the_deadline() -> None:
         await at.over()
 
 
+async def test_a_frame_that_the_upstream_breaks_off() -> None:
+    """An upstream that ends inside a frame while we drain: there is no place for a Close frame, and no wait."""
+    async with scene() as at:
+        await at.tell(frame(0x2, 1000)[:500])
+        draining = at.drain()
+        at.upstream.writer.close()
+        assert await at.client.rest() == b""
+        await asyncio.wait_for(draining, 30)
+        assert at.house.outcomes == [Delivered(101, 0, 500)]
+
+
 @pytest.mark.parametrize("last", [b"\x01\x03abc", b"\x89\x02hi", b"\x00\x03def"])
 async def test_between_the_fragments_of_a_message(last: bytes) -> None:
     """A control frame may stand there (RFC 6455 section 5.4): fragments and pings do not confuse the following."""
@@ -292,28 +316,25 @@ async def test_between_the_fragments_of_a_message(last: bytes) -> None:
         await asyncio.wait_for(draining, 30)
 
 
-async def test_other_protocols_stay_until_the_deadline() -> None:
-    """A kubectl exec over SPDY goes on while it may, and is closed then."""
+async def test_other_protocols_go_on_during_the_drain() -> None:
+    """A kubectl exec over SPDY is not disturbed; when it ends by itself, nothing more is waited for."""
     async with scene(protocol=b"SPDY/3.1") as at:
-        draining = at.drain(1.0)
-        await asyncio.sleep(0)
+        draining = at.drain()
         await at.tell(b"still")
         await at.heard(b"here")
         assert not draining.done()
-        await asyncio.wait_for(draining, 30)
-        assert await at.client.rest() == b""
-        await at.over()
-
-
-async def test_another_protocol_that_ends_ends_the_drain() -> None:
-    """Nothing is waited for that is not there."""
-    async with scene(protocol=b"SPDY/3.1") as at:
-        draining = at.drain()
-        await at.tell(b"last")
         at.upstream.writer.close()
         assert await at.client.rest() == b""
         at.client.writer.write_eof()
         await asyncio.wait_for(draining, 30)
+
+
+async def test_other_protocols_are_closed_at_the_deadline() -> None:
+    """Nothing of a process that is stopped stays for ever."""
+    async with scene(protocol=b"SPDY/3.1") as at:
+        await asyncio.wait_for(at.drain(0.05), 30)
+        assert await at.client.rest() == b""
+        await at.over()
 
 
 async def test_a_tunnel_that_opens_during_the_drain() -> None:
@@ -338,6 +359,7 @@ async def test_a_tunnel_that_opens_during_the_drain() -> None:
         await asyncio.wait_for(draining, 30)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_signing_out_during_the_drain() -> None:
     """The farewell is over at once: what the client still says reaches nobody."""
     async with scene() as at:
@@ -346,8 +368,10 @@ async def test_signing_out_during_the_drain() -> None:
         at.life.end()
         await asyncio.wait_for(draining, 30)
         assert await at.client.rest() == b""
+        assert at.house.outcomes == [Delivered(101, 0, 0)]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_client_that_had_closed_already() -> None:
     """Our Close frame is the answer to its own, and nothing more is waited for."""
     async with scene() as at:
@@ -367,3 +391,4 @@ async def test_signing_out_a_half_closed_tunnel() -> None:
         assert await at.client.rest() == b""
         at.life.end()
         await at.over()
+        assert at.house.outcomes == [Delivered(101, 0, 7)]

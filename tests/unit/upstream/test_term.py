@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -135,7 +136,8 @@ async def test_it_is_not_spared_for_long(before: bool, monkeypatch: pytest.Monke
             at.life.end()
         await at.upstream.send(STREAM)
         await at.client.head()
-        at.life.end()
+        if not before:
+            at.life.end()
         assert await at.client.rest() == b""
         await at.over()
 
@@ -163,6 +165,20 @@ async def test_nothing_is_kept_of_a_response_that_is_through() -> None:
         await at.read(len(EVENT) + 5)
         await at.over()
         assert not at.life._callbacks
+
+
+async def test_what_was_spared_and_is_through_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is not broken off later, in the middle of another answer."""
+    monkeypatch.setattr(term, "SPARED_SECONDS", 0.05)
+    life, cut, wrongly = Life(), asyncio.Event(), asyncio.Event()
+    life.end()
+    through, open_ = term.Term(life, time.time), term.Term(life, time.time)
+    through.watch(wrongly.set)
+    through.release()
+    open_.watch(cut.set)
+    await asyncio.wait_for(cut.wait(), 30)
+    assert open_.over
+    assert not wrongly.is_set()
 
 
 @pytest.mark.usefixtures("nothing_spared")
