@@ -270,7 +270,11 @@ class Answer(NamedTuple):
 
 
 class Lifetime(Protocol):
-    """How long a tunnel may live: until ``ends_at`` or until ``on_end`` calls back, whichever is first."""
+    """How long a tunnel or a stream may live: until ``ends_at`` or until ``on_end`` calls back, whichever is first."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether ``on_end`` would have called back already, and never will again."""
 
     @property
     def ends_at(self) -> float | None:
@@ -332,3 +336,13 @@ class Tunnel(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
+
+    @property
+    def held(self) -> int:
+        """Octets that were written and are still here."""
+
+    def on_leave(self, callback: Callable[[float], object]) -> Callable[[], None]:
+        """Call ``callback`` once when the process goes away, at once when it does already; returns what forgets it.
+
+        It is told the time of the event loop by which the tunnel must have ended.
+        """

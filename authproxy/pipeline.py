@@ -21,6 +21,7 @@ from authproxy.upstream.forward import deliver
 from authproxy.upstream.pool import Pools
 
 _OUTSIDE_AUTHORIZATION: Final = frozenset({"session", "certificate"})  # an Authorization beside them is the app's
+_OVERTIME: Final = 3600.0  # seconds that a response may take after the token expired that it was asked for with
 _CLIENT_GONE: Final = 499  # nginx's word for a client that left before it had its answer
 
 
@@ -28,6 +29,7 @@ class _Until(NamedTuple):
     """A life whose end is known, and comes neither sooner nor later (model.Lifetime)."""
 
     ends_at: float
+    ended: bool = False
 
     def on_end(self, _callback: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
@@ -101,15 +103,18 @@ class Pipeline:
             )  # fmt: skip
 
         delivered = await deliver(
-            exchange, request, pools=self._pools, response_headers=response_headers, lifetime=self._life_of(identity)
-        )
+            exchange, request, pools=self._pools, response_headers=response_headers, clock=self._clock,
+            lifetime=self._life_of(identity, tunnel=bool(request.upgrade)),
+        )  # fmt: skip
         return delivered.status
 
-    def _life_of(self, identity: Identity) -> Lifetime | None:
-        """What a tunnel of this identity lives by: its session, or the end of what proved it."""
+    def _life_of(self, identity: Identity, *, tunnel: bool) -> Lifetime | None:
+        """What a tunnel or a long response of this identity lives by: its session, or the end of what proved it."""
         if identity.session is not None:
-            return self._lifetime(identity.session.id)
-        return _Until(identity.expires_at) if identity.expires_at else None
+            return self._lifetime(identity.session.id) or _Until(identity.session.ends_at, ended=True)
+        if not identity.expires_at:
+            return None
+        return _Until(identity.expires_at if tunnel else identity.expires_at + _OVERTIME)
 
     async def _say(self, exchange: Exchange, refusal: Refusal, match: Match | None) -> int:
         answer = self._answers.refuse(refusal, exchange.info, match)

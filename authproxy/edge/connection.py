@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, cast
 
 from aiohttp import web
 
+from authproxy.edge.departure import Departure
 from authproxy.edge.exchange import AioExchange
 from authproxy.edge.request_info import Raw
 from authproxy.edge.sockets import bound, spelled
@@ -94,6 +95,7 @@ class FrontDoor:
         self._listening: list[asyncio.AbstractServer] = []
         self._running: set[AioExchange] = set()
         self._one_less: Final = asyncio.Event()
+        self._departure: Final = Departure()
         self._draining = False
 
     async def listen(self, address: str, ssl_context: ssl.SSLContext | None = None, *, reuse_port: bool = False) -> str:
@@ -131,17 +133,19 @@ class FrontDoor:
         return _Rooms(behind)
 
     async def drain(self, seconds: float) -> None:
-        """Stop accepting, finish what runs within ``seconds``, then close the tunnels.
+        """Stop accepting, finish what runs, and close what is left after ``seconds``.
 
-        Answers from now on carry ``Connection: close``; connections that nobody uses are closed at once.
+        Answers from now on carry ``Connection: close``; connections that nobody uses are closed at once.  Tunnels are
+        asked to go away at once; those that cannot be asked end by themselves, or at the deadline.
         """
         self._draining = True
         self._stop_listening()
         if self._connections is not None:
             self._connections.close_idle()
-        if not await self._fewer(lambda: all(exchange.tunnelled for exchange in self._running), seconds):
+        self._departure.begin(asyncio.get_running_loop().time() + seconds)
+        if not await self._fewer(lambda: not self._running, seconds):
             _log.warning("%d exchanges were still running after %g s", len(self._running), seconds)
-        self._close_tunnels()
+            self._break_off()
 
     async def close(self) -> None:
         """Break off what is left and free everything."""
@@ -168,10 +172,12 @@ class FrontDoor:
             server.close()
         self._listening.clear()
 
-    def _close_tunnels(self) -> None:
-        for exchange in self._running:
+    def _break_off(self) -> None:
+        for exchange in list(self._running):
             if exchange.tunnelled is not None:
                 exchange.tunnelled.close()
+            else:
+                exchange.abort()  # half an answer must not look whole
 
     async def _fewer(self, reached: Callable[[], bool], seconds: float) -> bool:
         """Wait until enough exchanges have ended; False when time is up."""
@@ -186,7 +192,7 @@ class FrontDoor:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         line = cast("ClientConnection", request.protocol)
-        exchange = AioExchange(request, closing=lambda: self._draining)
+        exchange = AioExchange(request, closing=lambda: self._draining, departure=self._departure)
         line.serving = True
         self._running.add(exchange)
         rooms = self._rooms

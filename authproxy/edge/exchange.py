@@ -15,9 +15,11 @@ from typing import Final, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
+from authproxy.edge.departure import Departure
 from authproxy.edge.wire import ClientConnection, Tap
 from authproxy.errors import BadRequest, ClientGone
 from authproxy.model import Answer, HeaderList, RequestInfo
+from authproxy.transport import held
 
 READ_SECONDS: Final = 30.0  # between two pieces of a request body
 WRITE_SECONDS: Final = 60.0  # for a client to make room for the next piece
@@ -139,6 +141,8 @@ class Reply:
     def abort(self) -> None:
         """Break the connection off, so that the client sees the answer as truncated."""
         self._aborted = True
+        if self.status >= 200 and not self._finished and not self._chunked and self._left is None:
+            self._line.reset()  # such a body ends with the connection: an orderly end would make it look whole
         self._line.abort()
 
     def _start(self, status: int, headers: HeaderList, length: int | None) -> bytes:
@@ -204,8 +208,11 @@ class AioExchange(Reply):
 
     info: RequestInfo  # set by the door once the request is described, before anybody else sees the exchange
 
-    def __init__(self, request: web.BaseRequest, *, closing: Callable[[], bool]) -> None:
+    def __init__(
+        self, request: web.BaseRequest, *, closing: Callable[[], bool], departure: Departure | None = None
+    ) -> None:
         super().__init__(request, closing=closing)
+        self.departure: Final = departure or Departure()
         self.received = 0
         self.tunnelled: AioTunnel | None = None
 
@@ -306,6 +313,15 @@ class AioTunnel:
         transport = self._exchange._line.transport
         if transport is not None:
             transport.close()
+
+    @property
+    def held(self) -> int:
+        """Octets that were written and are still here."""
+        return held(self._exchange._line.transport)
+
+    def on_leave(self, callback: Callable[[float], object]) -> Callable[[], None]:
+        """Call ``callback`` with the deadline when the door drains (model.Tunnel)."""
+        return self._exchange.departure.on_begin(callback)
 
     def __repr__(self) -> str:
         return f"<AioTunnel {self._tap!r}>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -170,6 +171,12 @@ class ClientConnection(RequestHandler):
             self.tap.end()  # what came before the loss is still delivered
         elif task is not None:
             task.cancel()  # nobody waits for the answer: the exchange, and with it the upstream request, ends now
+
+    def reset(self) -> None:
+        """From now on the connection ends with a reset (RFC 9293 section 3.10.4), which nobody takes for an end."""
+        sock = self.transport.get_extra_info("socket") if self.transport else None
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def abort(self) -> None:
         """Break the connection off without flushing."""

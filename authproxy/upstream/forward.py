@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -17,7 +18,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from authproxy.errors import BadRequest, ClientGone, Refusal
+from authproxy.errors import BadRequest, ClientGone, NotAuthenticated, Refusal
 from authproxy.model import Exchange, HeaderList, Lifetime, UpstreamRequest
 from authproxy.transport import abort
 from authproxy.upstream.head import (
@@ -31,6 +32,7 @@ from authproxy.upstream.head import (
     unreachable,
 )
 from authproxy.upstream.pool import CONNECT_SECONDS, Pool, Pools
+from authproxy.upstream.term import Term
 from authproxy.upstream.tunnel import carry
 
 __all__ = ["Delivered", "ResponseHeaders", "deliver"]
@@ -48,18 +50,22 @@ async def deliver(
     pools: Pools,
     response_headers: ResponseHeaders,
     lifetime: Lifetime | None,
+    clock: Callable[[], float] = time.time,
 ) -> Delivered:
     """Send ``request`` with the body of ``exchange``, and answer the exchange with what the upstream says.
 
     Before the head of an answer: raises UpstreamFailed (``upstream_unreachable``, ``upstream_tls``,
     ``upstream_bad_response``), UpstreamTimeout, BadRequest for a body or header that cannot be sent, ClientGone; the
     exchange is then still unanswered.  After it: ClientGone, or a ``Delivered`` that is not complete, with the
-    client's connection broken off.  ``lifetime`` bounds a tunnel, where ``request.upgrade`` asks for one.
+    client's connection broken off.  ``lifetime`` bounds a tunnel, where ``request.upgrade`` asks for one, and a
+    response that is still under way when it ends; one that had not begun by then is NotAuthenticated.
     """
     pool = pools.of(request.upstream)
     if request.upgrade:
-        return await carry(exchange, request, pool=pool, response_headers=response_headers, lifetime=lifetime)
-    delivery = _Delivery(exchange, request, pool)
+        return await carry(
+            exchange, request, pool=pool, response_headers=response_headers, lifetime=lifetime, clock=clock
+        )
+    delivery = _Delivery(exchange, request, pool, Term(lifetime, clock) if lifetime is not None else None)
     response = await delivery.answered()
     return await delivery.relayed(response, response_headers)
 
@@ -85,8 +91,9 @@ class _Patience:
 class _Delivery:
     """One request on its way.  ``spoiled`` is why the request body could not be sent whole."""
 
-    def __init__(self, exchange: Exchange, request: UpstreamRequest, pool: Pool) -> None:
+    def __init__(self, exchange: Exchange, request: UpstreamRequest, pool: Pool, term: Term | None) -> None:
         self._exchange: Final = exchange
+        self._term: Final = term
         self._request: Final = request
         self._pool: Final = pool
         self._length: Final = exchange.body_length
@@ -186,17 +193,35 @@ class _Delivery:
         head = _judged(response)
         whole = False
         try:
+            if self._term is not None and self._term.over:
+                raise _ended()
             headers = response_headers(head.status, head.headers)
             await self._exchange.start_response(head.status, headers, length=head.length)
-            whole = await self._streamed(response)
+            term = None if response.content.is_eof() else self._term  # what is here already is not worth watching
+            whole = await self._watched(response, term) if term is not None else await self._streamed(response, None)
         finally:
             if not whole:
                 response.close()
         return Delivered(head.status, self.received, self.sent, whole)
 
-    async def _streamed(self, response: aiohttp.ClientResponse) -> bool:
+    async def _watched(self, response: aiohttp.ClientResponse, term: Term) -> bool:
+        term.watch(lambda: self._cut(response))
+        try:
+            return await self._streamed(response, term)
+        finally:
+            term.release()
+
+    def _cut(self, response: aiohttp.ClientResponse) -> None:
+        """Wake whoever waits: for the upstream, and for a client that reads nothing."""
+        response.close()
+        self._exchange.abort()
+
+    async def _streamed(self, response: aiohttp.ClientResponse, term: Term | None) -> bool:
         try:
             async for piece in response.content.iter_any():
+                if term is not None and term.over:
+                    self._exchange.abort()
+                    return False
                 await self._exchange.write(piece)
                 self.sent += len(piece)
             await self._exchange.finish()
@@ -204,6 +229,12 @@ class _Delivery:
             self._exchange.abort()  # never the terminating chunk: the client must see that something is missing
             return False
         return True
+
+
+def _ended() -> Refusal:
+    return NotAuthenticated(
+        "not_signed_in", "You are not signed in.", reason="the session ended before the application answered"
+    )
 
 
 def _judged(response: aiohttp.ClientResponse) -> Head:

@@ -1,7 +1,7 @@
-"""An Upgrade, carried out on a connection of its own: bytes both ways after 101, cut when the identity ends.
+"""An Upgrade, carried out on a connection of its own: asked for, and opened by a 101.
 
-Frames are not looked at: ping, close and compression stay between the two ends.  The upstream connection never goes to
-a pool, and nothing but a 101 for the asked protocol opens the tunnel (CVE-2024-23326).
+The upstream connection never goes to a pool, and nothing but a 101 for the asked protocol opens the tunnel
+(CVE-2024-23326).  What goes through it then is the business of ``passage``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Final
 from yarl import URL
 
 from authproxy.errors import BadRequest, Refusal
-from authproxy.model import Exchange, HeaderList, Lifetime, Tunnel, UpstreamRequest
-from authproxy.transport import abort
+from authproxy.model import Exchange, HeaderList, Lifetime, UpstreamRequest
 from authproxy.upstream.dedicated import HEAD_LIMIT, body, final_head
 from authproxy.upstream.head import (
     Delivered,
@@ -27,11 +26,9 @@ from authproxy.upstream.head import (
     tls_failed,
     unreachable,
 )
+from authproxy.upstream.passage import Passage
 from authproxy.upstream.pool import CONNECT_SECONDS, Pool
 
-HALF_OPEN_SECONDS: Final = 60.0  # without a byte, after one side has said that it sends no more
-_PIECE: Final = 64 * 1024
-_NAP_SECONDS: Final = 60.0  # how long a moved clock can go unnoticed
 _HOP: Final = frozenset({
     b"connection", b"content-length", b"expect", b"host", b"keep-alive", b"proxy-connection", b"transfer-encoding",
     b"upgrade",
@@ -59,9 +56,9 @@ async def carry(
         head = await _asked(reader, writer, request)
         if head.status != 101:
             return await _relay(exchange, reader, head, response_headers, request)
-        passage = _Passage(
-            await exchange.tunnel(101, _switched(head, request, response_headers)), exchange, reader, writer
-        )
+        client = await exchange.tunnel(101, _switched(head, request, response_headers))
+        websocket = request.upgrade.lower() == "websocket"
+        passage = Passage(client, exchange, reader, writer, websocket=websocket)
         await passage.open_until(lifetime, clock)
         return Delivered(101, passage.received, passage.sent)
     finally:
@@ -154,96 +151,3 @@ async def _relay(
         exchange.abort()
         return Delivered(head.status, 0, sent, complete=False)
     return Delivered(head.status, 0, sent)
-
-
-class _Passage:
-    """Bytes both ways.  ``received`` and ``sent`` count octets from and to the client."""
-
-    def __init__(
-        self, client: Tunnel, exchange: Exchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._client: Final = client
-        self._exchange: Final = exchange
-        self._reader: Final = reader
-        self._writer: Final = writer
-        self.received = 0
-        self.sent = 0
-
-    async def open_until(self, lifetime: Lifetime | None, clock: Callable[[], float]) -> None:
-        """Copy until both directions have ended, or the lifetime has."""
-        loop = asyncio.get_running_loop()
-        up, down = loop.create_task(self._up()), loop.create_task(self._down())
-        end = loop.create_task(_ended(lifetime, clock))
-        try:
-            clean = await self._both(up, down, end)
-        except asyncio.CancelledError:
-            clean = False
-            raise
-        finally:
-            for task in (up, down, end):
-                task.cancel()
-            await asyncio.gather(up, down, end, return_exceptions=True)
-            self._close(clean=clean, at_once=end.done() and not end.cancelled())
-
-    async def _both(self, up: asyncio.Task[None], down: asyncio.Task[None], end: asyncio.Task[None]) -> bool:
-        """True when both sides ended by themselves.  After one has, the other may go on as long as it sends."""
-        patience = None
-        while not (up.done() and down.done()):
-            before = self.received + self.sent
-            running = {task for task in (up, down, end) if not task.done()}
-            await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if end.done() or _failed(up) or _failed(down):
-                return False
-            if patience is not None and before == self.received + self.sent:
-                return False
-            patience = HALF_OPEN_SECONDS
-        return True
-
-    def _close(self, *, clean: bool, at_once: bool) -> None:
-        if clean:
-            self._client.close()
-        else:
-            self._exchange.abort()
-        if at_once:  # nothing that was held back reaches anybody after the identity's end
-            abort(self._writer.transport)
-
-    async def _up(self) -> None:
-        while data := await self._client.read():
-            self._writer.write(data)
-            self.received += len(data)
-            await self._writer.drain()
-        if self._writer.can_write_eof():
-            self._writer.write_eof()
-
-    async def _down(self) -> None:
-        while data := await self._reader.read(_PIECE):
-            await self._client.write(data)
-            self.sent += len(data)
-        self._client.write_eof()
-
-    def __repr__(self) -> str:
-        return f"<_Passage {self.received} in, {self.sent} out>"
-
-
-def _failed(task: asyncio.Task[None]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is not None
-
-
-async def _ended(lifetime: Lifetime | None, clock: Callable[[], float]) -> None:
-    """Return when the identity ends.  Its end may be moved while we wait, so that it is read again."""
-    over = asyncio.Event()
-    if lifetime is None:
-        await over.wait()
-        return
-    forget = lifetime.on_end(over.set)
-    try:
-        while (ends_at := lifetime.ends_at) is None or ends_at > clock():
-            left = None if ends_at is None else min(ends_at - clock(), _NAP_SECONDS)
-            try:
-                async with asyncio.timeout(left):
-                    await over.wait()
-            except TimeoutError:
-                continue
-            return
-    finally:
-        forget()

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
-from authproxy.upstream import tunnel
+from authproxy.upstream import passage
 from authproxy.upstream.forward import Delivered
 from tests.peers.raw_wire import House, RawClient, RawConnection, RawUpstream, Script
 from tests.peers.upstream_app import UpstreamApp
@@ -28,6 +28,7 @@ class Life:
         self.ends_at = ends_at
         self.callbacks: list[Callable[[], None]] = []
         self.forgotten = 0
+        self.ended = False
 
     def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
         self.callbacks.append(callback)
@@ -140,7 +141,7 @@ async def test_lifetime(how: str) -> None:
 
 async def test_lifetime_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An end that is moved earlier or later while the tunnel is open is noticed."""
-    monkeypatch.setattr(tunnel, "_NAP_SECONDS", 0.02)
+    monkeypatch.setattr(passage, "_NAP_SECONDS", 0.02)
     life = Life(4_000_000_000.0)
     async with (
         RawUpstream(switching()) as upstream,
@@ -279,15 +280,6 @@ async def test_unreachable_and_timeout() -> None:
         assert (await client.reply()).status == 504
 
 
-async def test_drain_closes_tunnels() -> None:
-    """A drain does not wait for tunnels: it closes them."""
-    async with RawUpstream(switching()) as upstream, House(upstream.url) as house, house.client() as client:
-        await _opened(client)
-        await house.door.drain(5)
-        assert await client.rest() == b""
-        await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
-
-
 async def test_backpressure() -> None:
     """A fast client is slowed down to a slow upstream: what is held stays small."""
 
@@ -311,7 +303,7 @@ async def test_backpressure() -> None:
 
 async def test_half_open_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A side that never ends after the other did is closed when nothing moves."""
-    monkeypatch.setattr(tunnel, "HALF_OPEN_SECONDS", 0.05)
+    monkeypatch.setattr(passage, "HALF_OPEN_SECONDS", 0.05)
 
     async def script(connection: RawConnection) -> None:
         await connection.until(b"\r\n\r\n")

@@ -109,8 +109,8 @@ async def test_a_tunnel_ends_with_its_credential_and_not_before(wire: Wire) -> N
     ends = await asyncio.gather(*(cut(socket) for socket, _ in tunnels))
     for (ended, said), (socket, expires) in zip(ends, tunnels, strict=True):
         assert ended >= expires
-        assert said.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
-        assert socket.close_code != aiohttp.WSCloseCode.OK  # nobody said goodbye: it was cut
+        assert said.type is aiohttp.WSMsgType.CLOSE
+        assert socket.close_code == aiohttp.WSCloseCode.POLICY_VIOLATION
     await wire.echoes(steady)
     async with asyncio.timeout(30):
         while len(wire.app.websockets_closed) < 2:
