@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 
 from authproxy.settings import schema
+from authproxy.settings.values import SecretRef
+from authproxy.store.address import node_address
 from authproxy.store.base import Store
+from authproxy.store.links import Node, Reach
 from authproxy.store.memory import MemoryStore
 from authproxy.store.redis import RedisStore
 
@@ -22,8 +25,32 @@ def open_store(shape: schema.Store, *, clock: Callable[[], float] = time.time, b
     redis = shape.redis
     if redis is None:
         return MemoryStore(clock)
+    if redis.sentinel is not None:
+        return _sentinel(redis, redis.sentinel, budget)
+    if redis.cluster is not None:
+        return RedisStore.cluster(
+            _nodes(redis.cluster.nodes), reach=_reach(redis, redis.username, redis.password), prefix=redis.prefix,
+            budget=budget,
+        )  # fmt: skip
     url = redis.url if isinstance(redis.url, str) else redis.url.reveal() if redis.url else ""
     return RedisStore.standalone(
         url, username=redis.username, password=redis.password.reveal if redis.password else None,
         ca=str(redis.ca) if redis.ca else None, prefix=redis.prefix, budget=budget,
     )  # fmt: skip
+
+
+def _sentinel(redis: schema.Redis, shape: schema.RedisSentinel, budget: float) -> Store:
+    return RedisStore.sentinel(
+        _nodes(shape.nodes), shape.service, reach=_reach(redis, redis.username, redis.password),
+        ask=_reach(redis, shape.username, shape.password), prefix=redis.prefix, budget=budget,
+    )  # fmt: skip
+
+
+def _nodes(texts: list[str]) -> list[Node]:
+    parts = [text.rpartition(":") for text in texts]
+    return [(host.strip("[]"), int(port)) for host, _, port in parts]
+
+
+def _reach(redis: schema.Redis, username: str | None, password: SecretRef | None) -> Reach:
+    ca, secret = str(redis.ca) if redis.ca else None, password.reveal if password else None
+    return lambda node: node_address(node, username=username, password=secret, tls=redis.tls, ca=ca)

@@ -61,6 +61,11 @@ class RedisSentinel:
         """host:port of each sentinel."""
         return [f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels]
 
+    @property
+    def masters(self) -> list[RedisServer]:
+        """The master, alone."""
+        return [self.master()]
+
     def start(self) -> None:
         """Start everything, and wait until the sentinels could replace the master."""
         first = self.servers[0]
