@@ -131,7 +131,7 @@ class Authproxy:
         settings, clock = self._settings, self._clock
         self.audit = self._open_audit()
         self.metrics = Metrics()
-        self.store = open_store(settings.store, clock=clock)
+        self.store = open_store(settings.store, clock=clock, told=self.metrics.store)
         self._stack.push_async_callback(self.store.close)
         self.ring = KeyRing(_session_keys(settings))
         self.providers = {

@@ -17,14 +17,23 @@ BUDGET = 0.15
 """Seconds that a verb may take on Redis, whatever happens."""
 
 
-def open_store(shape: schema.Store, *, clock: Callable[[], float] = time.time, budget: float = BUDGET) -> Store:
-    """The store that ``shape`` describes; it connects at first use.
+def open_store(
+    shape: schema.Store, *, clock: Callable[[], float] = time.time, budget: float = BUDGET,
+    told: Callable[[str], None] | None = None,
+) -> Store:  # fmt: skip
+    """The store that ``shape`` describes; it connects at first use.  ``told`` as in ``RedisStore``.
 
     Raises LookupError when a secret cannot be read, ValueError when the address cannot.
     """
     redis = shape.redis
     if redis is None:
         return MemoryStore(clock)
+    store = _redis(redis, budget)
+    store.told = told or store.told
+    return store
+
+
+def _redis(redis: schema.Redis, budget: float) -> RedisStore:
     if redis.sentinel is not None:
         return _sentinel(redis, redis.sentinel, budget)
     if redis.cluster is not None:
@@ -39,7 +48,7 @@ def open_store(shape: schema.Store, *, clock: Callable[[], float] = time.time, b
     )  # fmt: skip
 
 
-def _sentinel(redis: schema.Redis, shape: schema.RedisSentinel, budget: float) -> Store:
+def _sentinel(redis: schema.Redis, shape: schema.RedisSentinel, budget: float) -> RedisStore:
     return RedisStore.sentinel(
         _nodes(shape.nodes), shape.service, reach=_reach(redis, redis.username, redis.password),
         ask=_reach(redis, shape.username, shape.password), prefix=redis.prefix, budget=budget,

@@ -73,7 +73,8 @@ class RedisStore:
 
     ``mode`` names the way to the server, ``client`` answers commands, ``subscriptions`` listens, ``budget`` is how many
     seconds a verb may take, whatever happens, ``breaker`` gives that of the node that holds a key ("":
-    of any node), ``state`` says how they are.
+    of any node), ``state`` says how they are.  ``told`` is called after each verb with "", or with how it failed:
+    ``not_asked`` (the breaker is open), ``unanswered``, ``error`` (the server's).
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class RedisStore:
         self._breaker = breaker
         self._state = state
         self._closed = False
+        self.told: Callable[[str], None] = lambda _: None
 
     @classmethod
     def standalone(
@@ -171,7 +173,11 @@ class RedisStore:
         if self._closed:
             raise StoreUnavailable("redis: closed")
         breaker = self._breaker(key)
-        probe = breaker.admit()
+        try:
+            probe = breaker.admit()
+        except StoreUnavailable:
+            self.told("not_asked")
+            raise
         before = _cancellations()
         try:
             async with asyncio.timeout(self._budget):
@@ -187,6 +193,7 @@ class RedisStore:
             breaker.abandoned(probe)
             raise
         breaker.answered(probe)
+        self.told("")
         return answer
 
     async def _try(self, do: Callable[[], Awaitable[Any]], repeat: bool) -> Any:
@@ -201,12 +208,13 @@ class RedisStore:
                 raise
         return await do()
 
-    @staticmethod
-    def _judge(breaker: Breaker, error: Exception, probe: bool) -> None:
+    def _judge(self, breaker: Breaker, error: Exception, probe: bool) -> None:
         if isinstance(error, _ANSWERED) and not isinstance(error, wire.ClusterDownError):
             breaker.answered(probe)
+            self.told("error")
         else:
             breaker.unanswered(probe)
+            self.told("unanswered")
 
     # -- values --
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from authproxy.errors import StoreUnavailable
+from authproxy.observe.metrics import Metrics
 from authproxy.settings import schema
 from authproxy.store.address import node_address
 from authproxy.store.links import Node, Reach
@@ -278,3 +279,21 @@ async def test_the_settings_open_a_cluster_over_tls(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable, match="no node of the cluster answers"):
             await stranger.ping()
         await stranger.close()
+
+
+async def test_the_figures_say_whether_redis_answers(redis_server: RedisServer) -> None:
+    """Answered, unanswered three times, then not asked: each call is counted, and up follows the last one."""
+    metrics = Metrics()
+    shape = schema.Store.model_validate({"redis": {"url": redis_server.url}})
+    store = open_store(shape, told=metrics.store)
+    redis_server.command("LPUSH", "authproxy:list", "x")
+    assert not (await timed(store.get("list")))[0]
+    assert b"authproxy_store_up 1.0" in metrics.text()
+    redis_server.kill()
+    for _ in range(4):
+        await timed(store.get("k"))
+    await store.close()
+    text = metrics.text()
+    for line in ("up 0.0", *(f'failures_total{{kind="{kind}"}} 1.0' for kind in ("error", "not_asked"))):
+        assert f"authproxy_store_{line}\n".encode() in text
+    assert b'authproxy_store_failures_total{kind="unanswered"} 3.0' in text
