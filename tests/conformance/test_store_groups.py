@@ -15,6 +15,7 @@ from authproxy.observe.metrics import Metrics
 from authproxy.settings import schema
 from authproxy.store.address import node_address
 from authproxy.store.links import Node, Reach
+from authproxy.store.lookup import PAUSE
 from authproxy.store.opened import open_store
 from authproxy.store.redis import RedisStore
 from tests.conformance.test_store_redis import _certificate
@@ -297,3 +298,20 @@ async def test_the_figures_say_whether_redis_answers(redis_server: RedisServer) 
     for line in ("up 0.0", *(f'failures_total{{kind="{kind}"}} 1.0' for kind in ("error", "not_asked"))):
         assert f"authproxy_store_{line}\n".encode() in text
     assert b'authproxy_store_failures_total{kind="unanswered"} 3.0' in text
+
+
+async def test_a_demoted_master_that_keeps_its_connections_is_left_at_once() -> None:
+    """READONLY means that nothing was done: the master is looked up and the same verb succeeds there."""
+    with RedisSentinel() as group:
+        old, new = group.servers
+        async with store_on(group, 10.0) as store:
+            await store.put("k", b"v", ttl=60)
+            for sentinel in group.sentinels:
+                sentinel.command("SENTINEL", "REMOVE", SERVICE)
+            new.command("REPLICAOF", "NO", "ONE")
+            old.command("REPLICAOF", "127.0.0.1", new.port)
+            for sentinel in group.sentinels:
+                sentinel.command("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", new.port, 2)
+            await asyncio.sleep(PAUSE + 0.05)  # a search has just ended
+            await store.put("k", b"moved", ttl=60)
+            assert new.command("GET", "authproxy:k") == b"moved"
