@@ -81,12 +81,12 @@ class Lasting:
 
         Raises LookupError when a secret cannot be read, ValueError when the address cannot.
         """
-        key = ("store", shape, address_of(shape), stamps(shape))
+        key = ("store", shape, address_of(shape.redis) if shape.redis else "", stamps(shape))
         return await self.take(user, key, lambda: self._opened(shape))
 
     @asynccontextmanager
     async def _opened(self, shape: schema.Store) -> AsyncIterator[tuple[Store, Marks, Replicas]]:
-        store = open_store(shape, clock=self._clock)
+        store = open_store(shape, clock=self._clock, told=self.metrics.store)
         # A revocation must not be lost because the store is another one now.
         known = self._marks.held() if self._marks else ()
         marks = self._marks = Marks(store, clock=self._clock, on_mark=self.live.apply, known=known)

@@ -12,6 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.peers.browser_client import Browser
+from tests.peers.redis_cluster import redis_cluster as redis_cluster
+from tests.peers.redis_cluster import shared_cluster as shared_cluster
+from tests.peers.redis_sentinel import redis_sentinel as redis_sentinel
+from tests.peers.redis_sentinel import shared_sentinel as shared_sentinel
 from tests.peers.redis_server import redis_server as redis_server
 from tests.peers.redis_server import shared_redis as shared_redis
 from tests.peers.upstream_app import UpstreamApp

@@ -30,6 +30,13 @@ class Metrics:
         self._sessions: Final = Gauge(
             "authproxy_live_sessions", "Sessions that this process holds in memory.", registry=self._registry
         )
+        self._up: Final = Gauge(
+            "authproxy_store_up", "Whether the last call to the shared store was answered.", registry=self._registry
+        )
+        self._up.set(1)
+        self._failed: Final = Counter(
+            "authproxy_store_failures", "Failed calls to the shared store.", ["kind"], registry=self._registry
+        )
 
     def exchange(self, *, app: str, status: int, seconds: float, code: str) -> None:
         """Count one exchange."""
@@ -41,6 +48,12 @@ class Metrics:
     def event(self, name: str, outcome: str) -> None:
         """Count one event."""
         self._events.labels(name, outcome).inc()
+
+    def store(self, failure: str) -> None:
+        """Note one call to the store: "" or how it failed.  The server's own error is an answer too."""
+        self._up.set(failure in ("", "error"))
+        if failure:
+            self._failed.labels(failure).inc()
 
     def watch_sessions(self, count: Callable[[], int]) -> None:
         """Take the number of live sessions from ``count`` at each reading."""

@@ -83,6 +83,8 @@ def _redis(scope: Scope) -> None:
         return
     if isinstance(redis.url, str):
         _redis_url(scope, redis.url)
+        if redis.tls and not redis.url.startswith("rediss://"):
+            scope.error(("store", "redis", "tls"), "is for sentinel and cluster; write rediss:// in the url instead")
         if redis.ca is not None and not redis.url.startswith("rediss://"):
             scope.warn(("store", "redis", "ca"), "is not used: only rediss:// speaks TLS; change the url, or remove it")
     for kind, nodes in _nodes(redis).items():

@@ -57,6 +57,8 @@ class Listen(Shape):
 class RedisSentinel(Shape):
     nodes: list[str] = Field(min_length=1)
     service: str
+    username: str | None = None
+    password: SecretRef | None = None
 
 
 class RedisCluster(Shape):
@@ -71,6 +73,7 @@ class Redis(Shape):
     cluster: RedisCluster | None = None
     username: str | None = None
     password: SecretRef | None = None
+    tls: bool = False
     ca: FilePath | None = None
     prefix: str = "authproxy:"
 

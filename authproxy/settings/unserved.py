@@ -13,8 +13,6 @@ from authproxy.settings.lines import Fault, KeyPath
 
 UNSERVED: Final[Mapping[KeyPath, str]] = {
     ("listen", "workers"): "this version serves with one process only; set it to 1",
-    ("store", "redis", "sentinel"): "this version does not serve Redis Sentinel yet; use store.redis.url",
-    ("store", "redis", "cluster"): "this version does not serve Redis Cluster yet; use store.redis.url",
     ("kubernetes",): "this version does not serve kubeconfigs yet; remove the section",
     ("workspaces",): "this version does not serve workspaces yet; remove the section",
 }

@@ -1,4 +1,4 @@
-"""Where a standalone Redis is: from the operator's URL to the arguments of a connection.
+"""Where a Redis is: from the operator's URL or a node's name to the arguments of a connection.
 
 Knows ``redis://``, ``rediss://`` and ``unix://``.  No message of this room repeats a URL, since it may hold a password.
 """
@@ -69,6 +69,17 @@ def address(url: str, *, username: str | None, password: Password | None, ca: st
     return Address(kind, where)
 
 
+def node_address(
+    node: tuple[str, int], *, username: str | None, password: Password | None, tls: bool, ca: str | None
+) -> Address:
+    """How to connect to ``node`` of a Sentinel set-up or a cluster; ``ca`` asks for TLS as ``tls`` does."""
+    host, port = node
+    where: dict[str, Any] = {"host": host, "port": port}
+    if username or password:
+        where["credential_provider"] = Credentials(username, password)
+    return Address(SSLConnection, where | _tls(ca)) if tls or ca else Address(Connection, where)
+
+
 def _split(url: str) -> tuple[SplitResult, int | None]:
     try:
         parts = urlsplit(url)
@@ -105,5 +116,8 @@ def _network(parts: SplitResult, port: int | None, ca: str | None) -> tuple[type
     where: dict[str, Any] = {"host": parts.hostname or "localhost", "port": port or 6379}
     if parts.scheme == "redis":
         return Connection, where
-    tls = {"ssl_ca_certs": ca, "ssl_check_hostname": True, "ssl_min_version": ssl.TLSVersion.TLSv1_2}
-    return SSLConnection, where | tls
+    return SSLConnection, where | _tls(ca)
+
+
+def _tls(ca: str | None) -> dict[str, Any]:
+    return {"ssl_ca_certs": ca, "ssl_check_hostname": True, "ssl_min_version": ssl.TLSVersion.TLSv1_2}

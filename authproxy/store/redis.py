@@ -1,8 +1,8 @@
 """The shared store in Redis (6.2 or later): small verbs, each within its budget.
 
 The only room that knows Redis.  Its exceptions stop here: whatever goes wrong becomes ``StoreUnavailable``, in words
-that hold no address, no password and no value.  How the server is found (standalone; later Sentinel or Cluster) is the
-matter of the constructors alone: the verbs ask a ``Client``.
+that hold no address, no password and no value.  How the server is found (standalone, Sentinel or Cluster) is
+the matter of the constructors alone: the verbs ask a ``Client``.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from redis import exceptions as wire
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 
 from authproxy.errors import StoreUnavailable
 from authproxy.store import scripts
-from authproxy.store.address import Address, address
+from authproxy.store.address import address
 from authproxy.store.base import Entry, Tally
 from authproxy.store.breaker import Breaker
+from authproxy.store.cluster import ClusterClient
+from authproxy.store.links import CONNECTIONS, HEALTH_CHECK, Client, Node, Reach, client
+from authproxy.store.lookup import Nowhere
+from authproxy.store.sentinel import SentinelClient
 from authproxy.store.subscriptions import Subscriptions
 
-_CONNECTIONS: Final = 32  # further callers wait, within their budget
-_HEALTH_CHECK: Final = 15.0  # seconds of rest after which a connection is tried before use
 _KEPT_AFTER: Final = 60.0  # seconds that the number of a lease outlives it
 _MICRO: Final = 1_000_000
 _CODE: Final = re.compile(r"[A-Z]{2,20}\b")
@@ -49,41 +47,15 @@ _ANSWERED: Final = (wire.ResponseError, wire.AuthenticationError, wire.Authoriza
 Argument = str | bytes | int
 
 
-class Client(Protocol):
-    """What the verbs need of a client: standalone, Sentinel and Cluster clients all have it."""
-
-    async def execute_command(self, *args: Any) -> Any:
-        """Send one command; the parsed answer."""
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-
-
 def _words(error: Exception) -> str:
     """What may be said of ``error``.  Its text is never repeated: an old server quotes the arguments of HELLO."""
+    if isinstance(error, Nowhere):
+        return str(error)
     for kind, said in _SAID:
         if isinstance(error, kind):
             return said
     code = _CODE.match(str(error)) if isinstance(error, wire.ResponseError) else None
     return f"error {code[0]}" if code else type(error).__name__
-
-
-def _client(where: Address, budget: float, *, connections: int, health_check: float = 0.0) -> Redis:
-    """A client that never waits for long and never repeats anything by itself: the verbs decide about that."""
-    pool = BlockingConnectionPool(
-        connection_class=where.connection,
-        max_connections=connections,
-        timeout=budget,
-        socket_timeout=budget + 0.05,  # the budget comes first; these bound what goes on without it
-        socket_connect_timeout=budget + 0.05,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=health_check,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        driver_info=None,
-        protocol=3,
-        **where.arguments,
-    )
-    return Redis.from_pool(pool)
 
 
 def _cancellations() -> int:
@@ -100,19 +72,25 @@ class RedisStore:
     """All verbs of ``store.base.Store`` on a Redis server.
 
     ``mode`` names the way to the server, ``client`` answers commands, ``subscriptions`` listens, ``budget`` is how many
-    seconds a verb may take, whatever happens.
+    seconds a verb may take, whatever happens, ``breaker`` gives that of the node that holds a key ("":
+    of any node), ``state`` says how they are.  ``told`` is called after each verb with "", or with how it failed:
+    ``not_asked`` (the breaker is open), ``unanswered``, ``error`` (the server's).
     """
 
     def __init__(
-        self, mode: str, client: Client, subscriptions: Subscriptions, *, prefix: str, budget: float, breaker: Breaker
-    ) -> None:
+        self, mode: str, client: Client, subscriptions: Subscriptions, *, prefix: str, budget: float,
+        breaker: Callable[[str], Breaker],
+        state: Callable[[], str],
+    ) -> None:  # fmt: skip
         self._mode = mode
         self._client = client
         self._subscriptions = subscriptions
         self._prefix = prefix
         self._budget = budget
         self._breaker = breaker
+        self._state = state
         self._closed = False
+        self.told: Callable[[str], None] = lambda _: None
 
     @classmethod
     def standalone(
@@ -132,20 +110,58 @@ class RedisStore:
         for ``rediss``.  Raises ValueError, without the URL, when that cannot be read.
         """
         where = address(url, username=username, password=password, ca=ca)
-        listener = _client(where, budget, connections=2)
+        listener = client(where, budget, connections=2)
         subscriptions = Subscriptions(listener.pubsub, patience=budget)
-        client = _client(where, budget, connections=_CONNECTIONS, health_check=_HEALTH_CHECK)
-        return cls("standalone", client, subscriptions, prefix=prefix, budget=budget, breaker=Breaker(clock))
+        commands = client(where, budget, connections=CONNECTIONS, health_check=HEALTH_CHECK)
+        breaker = Breaker(clock)
+        return cls(
+            "standalone",
+            commands,
+            subscriptions,
+            prefix=prefix,
+            budget=budget,
+            breaker=lambda _: breaker,
+            state=lambda: breaker.state,
+        )
+
+    @classmethod
+    def sentinel(
+        cls, sentinels: list[Node], service: str, *, reach: Reach, ask: Reach, prefix: str = "authproxy:",
+        budget: float = 0.15, clock: Callable[[], float] = time.monotonic,
+    ) -> RedisStore:  # fmt: skip
+        """The master of ``service``, as the first of ``sentinels`` that answers names it; connects at first use.
+
+        ``reach`` and ``ask`` say how data nodes and sentinels are connected to.
+        """
+        way = SentinelClient(list(sentinels), service, reach=reach, ask=ask, budget=budget, clock=clock)
+        return cls._along("sentinel", way, prefix, budget)
+
+    @classmethod
+    def cluster(
+        cls, nodes: list[Node], *, reach: Reach, prefix: str = "authproxy:", budget: float = 0.15,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> RedisStore:  # fmt: skip
+        """The cluster that any of ``nodes`` belongs to; connects at first use."""
+        way = ClusterClient(list(nodes), reach=reach, budget=budget, clock=clock)
+        return cls._along("cluster", way, prefix, budget)
+
+    @classmethod
+    def _along(cls, mode: str, way: SentinelClient | ClusterClient, prefix: str, budget: float) -> RedisStore:
+        subscriptions = Subscriptions(way.pubsub, patience=budget)
+        way.moved = subscriptions.renew
+        return cls(mode, way, subscriptions, prefix=prefix, budget=budget, breaker=way.breaker, state=lambda: way.state)
 
     # -- asking --
 
     async def _ask(self, *command: Argument, repeat: bool = True) -> Any:
         """One command, within the budget."""
-        return await self._within(lambda: self._client.execute_command(*command), repeat)
+        key = str(command[1]) if len(command) > 1 and command[0] != "PUBLISH" else ""
+        return await self._within(lambda: self._client.execute_command(*command), repeat, key)
 
     async def _call(self, script: scripts.Script, key: str, *arguments: Argument, repeat: bool = True) -> Any:
         """One script on one key, within the budget."""
-        return await self._within(lambda: self._evaluate(script, (1, self._prefix + key, *arguments)), repeat)
+        full = self._prefix + key
+        return await self._within(lambda: self._evaluate(script, (1, full, *arguments)), repeat, full)
 
     async def _evaluate(self, script: scripts.Script, arguments: tuple[Argument, ...]) -> Any:
         try:
@@ -153,10 +169,15 @@ class RedisStore:
         except wire.NoScriptError:  # first use, restart, SCRIPT FLUSH: nothing was done, the server learns the text
             return await self._client.execute_command("EVAL", script.text, *arguments)
 
-    async def _within(self, do: Callable[[], Awaitable[Any]], repeat: bool) -> Any:
+    async def _within(self, do: Callable[[], Awaitable[Any]], repeat: bool, key: str) -> Any:
         if self._closed:
             raise StoreUnavailable("redis: closed")
-        probe = self._breaker.admit()
+        breaker = self._breaker(key)
+        try:
+            probe = breaker.admit()
+        except StoreUnavailable:
+            self.told("not_asked")
+            raise
         before = _cancellations()
         try:
             async with asyncio.timeout(self._budget):
@@ -164,14 +185,15 @@ class RedisStore:
             if _cancellations() > before:
                 raise asyncio.CancelledError  # the client takes a cancellation for its own zero timeout and goes on
         except Exception as error:  # the wall: errors of the client, the socket and the event loop all end here
-            self._judge(error, probe)
+            self._judge(breaker, error, probe)
             if _cancellations() > before:
                 raise asyncio.CancelledError from None
             raise StoreUnavailable(f"redis: {_words(error)}") from None
         except BaseException:
-            self._breaker.abandoned(probe)
+            breaker.abandoned(probe)
             raise
-        self._breaker.answered(probe)
+        breaker.answered(probe)
+        self.told("")
         return answer
 
     async def _try(self, do: Callable[[], Awaitable[Any]], repeat: bool) -> Any:
@@ -186,11 +208,13 @@ class RedisStore:
                 raise
         return await do()
 
-    def _judge(self, error: Exception, probe: bool) -> None:
-        if isinstance(error, _ANSWERED):
-            self._breaker.answered(probe)
+    def _judge(self, breaker: Breaker, error: Exception, probe: bool) -> None:
+        if isinstance(error, _ANSWERED) and not isinstance(error, wire.ClusterDownError):
+            breaker.answered(probe)
+            self.told("error")
         else:
-            self._breaker.unanswered(probe)
+            breaker.unanswered(probe)
+            self.told("unanswered")
 
     # -- values --
 
@@ -276,4 +300,4 @@ class RedisStore:
             await self._client.aclose()
 
     def __repr__(self) -> str:
-        return f"<RedisStore {self._mode}: {'closed' if self._closed else self._breaker.state}>"
+        return f"<RedisStore {self._mode}: {'closed' if self._closed else self._state()}>"

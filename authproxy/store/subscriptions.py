@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -33,7 +34,10 @@ def pause(attempt: int, draw: Callable[[float, float], float] = random.uniform) 
 
 
 class Subscriptions:
-    """``connect`` makes a fresh ``PubSub``; ``patience`` is how long a new listener waits for the server."""
+    """``connect`` makes a fresh ``PubSub``, at once or when awaited.
+
+    ``patience`` is how long a new listener waits for the server.
+    """
 
     def __init__(self, connect: Callable[[], Any], *, patience: float, idle: float = IDLE) -> None:
         self._connect = connect
@@ -44,6 +48,7 @@ class Subscriptions:
         self._asked: set[str] = set()  # what this connection was told to subscribe to
         self._nap: asyncio.Timeout | None = None
         self._quiet = False  # asked for a sign of life, and none came yet
+        self._renewed = False  # told that the server is another one now
         self._attempt = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -72,6 +77,11 @@ class Subscriptions:
         self._channels.remove(channel, callback)
         if not self._channels.names:
             await self._stop()
+        self._wake()
+
+    def renew(self) -> None:
+        """Connect again: the server to listen to is another one now."""
+        self._renewed = True
         self._wake()
 
     async def close(self) -> None:
@@ -105,7 +115,9 @@ class Subscriptions:
             self._attempt += 1
 
     async def _follow(self) -> None:
-        link = self._connect()
+        made = self._connect()
+        link = await made if inspect.isawaitable(made) else made
+        self._renewed = False
         try:
             while True:
                 await self._align(link)
@@ -136,6 +148,8 @@ class Subscriptions:
             async with asyncio.timeout(self._idle) as self._nap:
                 message = await link.get_message(timeout=None)
         except TimeoutError:
+            if self._renewed:
+                raise _Silent from None
             if self._channels.names == self._asked:  # silence, not a wake-up
                 await self._ask_for_life(link)
         else:

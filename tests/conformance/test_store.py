@@ -1,4 +1,4 @@
-"""One battery over both stores: what the embedded store promises, Redis promises, and the other way round."""
+"""One battery over all stores: what the embedded store promises, Redis promises each way, and the other way round."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pytest
 from authproxy.store.base import Store
 from authproxy.store.memory import MemoryStore
 from authproxy.store.redis import RedisStore
+from tests.conformance.test_store_groups import opened
+from tests.peers.redis_cluster import RedisCluster
+from tests.peers.redis_sentinel import RedisSentinel
 from tests.peers.redis_server import RedisServer
 
 PATIENT = 10.0  # seconds of budget where no test looks at the budget: the machine may be busy
@@ -38,21 +41,33 @@ class MemoryRig:
 
 
 class RedisRig:
-    def __init__(self, server: RedisServer) -> None:
-        self.store: Store = RedisStore.standalone(server.url, budget=PATIENT)
-        self.replica: Store = RedisStore.standalone(server.unix_url, budget=PATIENT)
+    def __init__(self, store: Store, replica: Store) -> None:
+        self.store = store
+        self.replica = replica
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds + 0.01)  # the server's clock is the real one
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def rig(request: pytest.FixtureRequest, shared_redis: RedisServer) -> AsyncIterator[Rig]:
+def stores(request: pytest.FixtureRequest) -> tuple[Store, Store]:
+    """Two stores on an emptied server, master or cluster."""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("shared_redis")
+        server.flush()
+        both = (RedisStore.standalone(url, budget=PATIENT) for url in (server.url, server.unix_url))
+        return next(both), next(both)
+    group: RedisSentinel | RedisCluster = request.getfixturevalue(f"shared_{request.param}")
+    for server in group.masters:
+        server.flush()
+    return opened(group, PATIENT), opened(group, PATIENT)
+
+
+@pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     if request.param == "memory":
         yield MemoryRig()
         return
-    shared_redis.flush()
-    redis = RedisRig(shared_redis)
+    redis = RedisRig(*stores(request))
     yield redis
     await redis.store.close()
     await redis.replica.close()

@@ -28,10 +28,16 @@ class RedisError(Exception):
 
 
 class RedisServer:
-    """``options`` are words of redis-server's command line; ``wait`` False: do not wait until it has loaded a dump."""
+    """``options`` are words of redis-server's command line; ``wait`` False: do not wait until it has loaded a dump.
 
-    def __init__(self, *options: str, password: str | None = None, wait: bool = True) -> None:
+    ``config``: a file of settings that the server may rewrite.
+    """
+
+    def __init__(
+        self, *options: str, password: str | None = None, wait: bool = True, config: Path | None = None
+    ) -> None:
         self._options = options
+        self._config = [str(config)] if config else []
         self._wait = wait
         self._password = password
         self._folder = tempfile.TemporaryDirectory(prefix="redis-")
@@ -55,6 +61,11 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process lives; one that hangs does."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start it, and wait until it answers; on another port when this one was taken meanwhile (first start only)."""
         for _ in range(5):
@@ -68,7 +79,7 @@ class RedisServer:
         memory = ["--save", "", "--appendonly", "no", "--dir", self._folder.name]
         secret = ["--requirepass", self._password] if self._password else []
         self._process = subprocess.Popen(
-            ["redis-server", *where, *memory, *secret, *self._options], stdout=subprocess.DEVNULL
+            ["redis-server", *self._config, *where, *memory, *secret, *self._options], stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:

@@ -38,11 +38,11 @@ def test_the_complete_example_has_only_what_is_not_served_yet(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["sentinel", "cluster"])
 def test_the_other_ways_to_redis_parse(kind: str, tmp_path: Path) -> None:
-    """The commented alternatives of ``store.redis`` hold: refused as unserved, and otherwise right."""
+    """The commented alternatives of ``store.redis`` hold."""
     (tmp_path / "redis-secret").write_text("x")
     active = re.sub(r"(?m)^  redis: .*$", "", COMPLETE)
     text = active.replace(f"# redis: {{{kind}", f"redis: {{{kind}").replace("{file: …}", "{file: redis-secret}")
-    assert problems_of(text, tmp_path) == unserved(f"store.redis.{kind}", *EXPECTED)
+    assert problems_of(text, tmp_path) == unserved(*EXPECTED)
 
 
 def test_service_accounts_need_no_issuer(tmp_path: Path) -> None:
