@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from aiohttp import web
 
@@ -31,11 +32,21 @@ _RETIRING: Final = 8
 """Graphs of earlier settings that may still have exchanges inside; the oldest is then closed upon them."""
 
 
+class Inherited(NamedTuple):
+    """What a worker has from its supervisor: sockets that listen already, by name, and its own admin address."""
+
+    sockets: Mapping[str, socket.socket]
+    admin: str | None
+
+
 class Authproxy:
     """A whole proxy.  Enter it to serve; ``addresses`` says where."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Callable[[], float] = time.time, inherited: Inherited | None = None
+    ) -> None:
         self._settings = settings
+        self._inherited: Final = inherited or Inherited({}, settings.listen.admin)
         self._clock: Final = clock
         self._stack: Final = AsyncExitStack()
         self._doors: Final[dict[str, FrontDoor]] = {}
@@ -121,13 +132,15 @@ class Authproxy:
             self.ongoing.begin(certificate.watch)
         public = self._doors["public"] = FrontDoor(self.graph.public())
         self._stack.push_async_callback(public.close)
-        self.addresses["public"] = await public.listen(listen.address, certificate.context if certificate else None)
+        context, sockets = certificate.context if certificate else None, self._inherited.sockets
+        self.addresses["public"] = await public.listen(listen.address, context, listener=sockets.get("public"))
         if listen.decisions:
             decisions = self._doors["decisions"] = FrontDoor(self.graph.decisions())
             self._stack.push_async_callback(decisions.close)
-            self.addresses["decisions"] = await decisions.listen(listen.decisions)
-        if listen.admin:
-            self.addresses["admin"] = await self._open_admin(listen.admin)
+            listener = sockets.get("decisions")
+            self.addresses["decisions"] = await decisions.listen(listen.decisions, listener=listener)
+        if self._inherited.admin:
+            self.addresses["admin"] = await self._open_admin(self._inherited.admin)
 
     async def _open_admin(self, address: str) -> str:
         admin = Admin(readiness=self.readiness, metrics=self.lasting.metrics)

@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import uvloop
@@ -23,6 +24,9 @@ from authproxy.reloading import Reloading
 from authproxy.sessions.sealing import encode
 from authproxy.settings.load import Loaded, inspect, load
 from authproxy.settings.schema import json_schema
+
+if TYPE_CHECKING:
+    from authproxy.workers.worker import Orders
 
 _CONFIG = click.option(
     "-c", "--config", "file", required=True, type=click.Path(path_type=Path), help="The settings file."
@@ -46,31 +50,84 @@ def serve(file: Path) -> None:
         _list(error.problems)
         sys.exit(2)
     _list(list(loaded.warnings))
+    serving = _supervise if loaded.settings.listen.workers > 1 else _serve
     try:
-        uvloop.run(_serve(loaded, file))
+        sys.exit(uvloop.run(serving(loaded, file)))
     except (OSError, AuthproxyError) as error:
         click.echo(f"{file}: cannot start: {error}", err=True)
         sys.exit(2)
 
 
-async def _serve(loaded: Loaded, file: Path) -> None:
+async def _serve(loaded: Loaded, file: Path) -> int:
     async with Authproxy(loaded.settings) as proxy:
         proxy.obey_signals()
         reloading = Reloading(proxy, file)
         reloading.obey_signal()
-        for name, address in proxy.addresses.items():
-            click.echo(f"authproxy: {name} listens on {address}", err=True)
+        _say_where(proxy.addresses)
         waiting = proxy.readiness().waiting_for
         if waiting:
             click.echo(f"authproxy: waiting for {', '.join(waiting)}", err=True)
         async with Ongoing() as ongoing:
-            ongoing.begin(lambda: _announce(proxy))
+            ongoing.begin(lambda: _announced(proxy.startup.done))
+            ongoing.begin(reloading.run)
+            await proxy.run_until_stopped()
+    return 0
+
+
+def _say_where(addresses: Mapping[str, str]) -> None:
+    for name, address in addresses.items():
+        click.echo(f"authproxy: {name} listens on {address}", err=True)
+
+
+async def _supervise(loaded: Loaded, file: Path) -> int:
+    from authproxy.workers.supervisor import Supervisor  # only here: one process does without
+
+    async with Supervisor(loaded.settings, file) as supervisor:
+        _say_where(supervisor.addresses)
+        click.echo(f"authproxy: waiting for {loaded.settings.listen.workers} workers", err=True)
+        supervisor.ongoing.begin(lambda: _announced(supervisor.ready))
+        return await supervisor.run()
+
+
+@main.command(hidden=True)
+@_CONFIG
+@click.option("--orders", required=True, help="What the supervisor says.")
+def worker(file: Path, orders: str) -> None:
+    """One of several processes; started by ``serve`` alone."""
+    from authproxy.workers.worker import Orders  # only here: one process does without
+
+    _log_to_stderr()
+    try:
+        uvloop.run(_work(load(file), file, Orders.read(orders)))
+    except (SettingsError, OSError, AuthproxyError) as error:
+        click.echo(f"{file}: cannot start: {error}", err=True)
+        sys.exit(2)
+
+
+async def _work(loaded: Loaded, file: Path, orders: Orders) -> None:
+    async with Authproxy(loaded.settings, inherited=orders.inherited()) as proxy:
+        proxy.obey_signals()
+        reloading = Reloading(proxy, file, watched=False)
+        reloading.obey_signal()
+        _stop_without_supervisor(orders.alive, proxy)
+        async with Ongoing() as ongoing:
             ongoing.begin(reloading.run)
             await proxy.run_until_stopped()
 
 
-async def _announce(proxy: Authproxy) -> None:
-    await proxy.startup.done.wait()
+def _stop_without_supervisor(alive: int, proxy: Authproxy) -> None:
+    """The pipe ends when the supervisor is gone, however it went."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(alive)
+        proxy.stop()
+
+    loop.add_reader(alive, ended)
+
+
+async def _announced(ready: asyncio.Event) -> None:
+    await ready.wait()
     click.echo("authproxy: ready", err=True)
 
 

@@ -8,48 +8,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from authproxy.app import Authproxy
+from authproxy.changes import Changes
 from authproxy.errors import SettingsError
 from authproxy.settings.files import read_by
 from authproxy.settings.load import load
 from authproxy.settings.schema import Settings
 
 log = logging.getLogger("authproxy")
-LOOK: Final = 1.0
-"""Seconds between two looks at the files, where ``reload`` is set."""
 _RENEWED: Final = frozenset({"drain", "trusted_proxies"})  # of ``listen``; the rest holds sockets
-
-Marks = Mapping[Path, object]
 
 
 class Reloading:
-    """Reads ``file`` again on SIGHUP and, where the settings have ``reload: true``, when a file changes."""
+    """Reads ``file`` again on SIGHUP and, where it is to be ``watched`` and says ``reload: true``, when it changes."""
 
-    def __init__(self, proxy: Authproxy, file: Path) -> None:
+    def __init__(self, proxy: Authproxy, file: Path, *, watched: bool = True) -> None:
         self._proxy: Final = proxy
         self._file: Final = file
-        self._asked: Final = asyncio.Event()
+        self._changes: Final = Changes(
+            lambda: {file, *read_by(proxy.settings)}, watching=lambda: watched and proxy.settings.reload
+        )
 
     def obey_signal(self) -> None:
         """From now on SIGHUP asks for it."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._asked.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._changes.ask)
 
     async def run(self) -> None:
         """Go on until cancelled."""
-        seen = await asyncio.to_thread(self._marks)
         while True:
-            await self._woken()
-            marks = await asyncio.to_thread(self._marks)
-            changed = self._proxy.settings.reload and marks != seen
-            if self._asked.is_set() or changed:
-                self._asked.clear()
-                await self.reload()
-                marks = {**await asyncio.to_thread(self._marks), **marks}  # what changed meanwhile is seen next time
-            seen = marks
+            await self._changes.next()
+            await self.reload()
 
     async def reload(self) -> bool:
         """Read the file and serve by it; whether that went well.  Everything that is wrong is logged and recorded."""
@@ -87,24 +78,5 @@ class Reloading:
             log.warning("%s: listen.%s changed; that takes a restart", self._file, name)
         return settings.model_copy(update={"listen": settings.listen.model_copy(update=stays)})
 
-    def _marks(self) -> Marks:
-        """What tells one version of each file from the next."""
-        return {path: _mark(path) for path in {self._file, *read_by(self._proxy.settings)}}
-
-    async def _woken(self) -> None:
-        try:
-            async with asyncio.timeout(LOOK):
-                await self._asked.wait()
-        except TimeoutError:
-            pass
-
     def __repr__(self) -> str:
         return f"<Reloading {self._file.name}>"
-
-
-def _mark(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size

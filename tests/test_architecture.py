@@ -23,6 +23,8 @@ FLOORS: Final[dict[str, int]] = {
     "cli": 12,
     "__main__": 12,
     "reloading": 11,  # when the settings are read again
+    "workers": 11,  # several processes, and the one that looks after them
+    "changes": 0,
     "app": 10,
     "graph": 9,  # everything that one reading of the settings makes
     "lasting": 8,  # what goes on when the settings change

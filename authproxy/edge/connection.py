@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, cast
@@ -98,10 +99,15 @@ class FrontDoor:
         self._departure: Final = Departure()
         self._draining = False
 
-    async def listen(self, address: str, ssl_context: ssl.SSLContext | None = None, *, reuse_port: bool = False) -> str:
-        """Accept connections on ``host:port`` or ``unix:/path``; returns the real address.  Raises OSError."""
+    async def listen(
+        self, address: str, ssl_context: ssl.SSLContext | None = None, *, listener: socket.socket | None = None
+    ) -> str:
+        """Accept connections on ``host:port`` or ``unix:/path``; returns the real address.  Raises OSError.
+
+        ``listener`` is a socket that listens there already.
+        """
         connections = await self._opened()
-        listener = bound(address, reuse_port=reuse_port)
+        listener = listener or bound(address)
         server = await asyncio.get_running_loop().create_server(
             connections,
             sock=listener,

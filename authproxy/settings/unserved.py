@@ -12,7 +12,6 @@ from typing import Any, Final
 from authproxy.settings.lines import Fault, KeyPath
 
 UNSERVED: Final[Mapping[KeyPath, str]] = {
-    ("listen", "workers"): "this version serves with one process only; set it to 1",
     ("kubernetes",): "this version does not serve kubeconfigs yet; remove the section",
     ("workspaces",): "this version does not serve workspaces yet; remove the section",
 }

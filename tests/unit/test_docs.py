@@ -152,7 +152,6 @@ def test_every_page_is_found() -> None:
 # --- what there is, and what not ---
 
 MISSING: Final = {
-    "workers": "worker processes",
     "kubernetes": "kubeconfig",
     "workspaces": "workspaces",
 }  # fmt: skip
