@@ -27,6 +27,8 @@ log = logging.getLogger("authproxy.signin")
 _LEASE: Final = 10.0  # seconds; renewed every third of it
 _PATIENCE: Final = 20.0  # seconds to wait for the replica that holds the lease
 _POLL: Final = 0.1
+_POLL_MAX: Final = 0.5  # many may wait, and each look costs the store two commands
+_BLIP: Final = 2.0  # seconds for which a store that does not answer may come back: longer than its breaker's pause
 _LATE_SHARES: Final = 20  # looks, a tenth of a second apart
 _FRESH: Final = 5.0  # seconds a record must still be good for, to be taken instead of refreshing
 
@@ -40,6 +42,10 @@ class Rotated(ProviderError):
     def __init__(self, error: ProviderError, record: Record) -> None:
         super().__init__(str(error), retry_after=error.retry_after)
         self.record = record
+
+
+class Postponed(ProviderError):
+    """The store, and with it the lease, is away, and the token is still good: two replicas shall not spend it both."""
 
 
 class Candidate(NamedTuple):
@@ -66,10 +72,12 @@ class Refresher:
     async def refresh(self, ticket: Ticket, known: Record | None, *, last_used: float) -> Record:
         """The session's next record, made here or by another replica meanwhile.
 
-        Raises ``SessionEnded`` when the provider calls the token dead, ``ProviderError`` when it could not be asked.
+        Raises ``SessionEnded`` when the provider calls the token dead, ``ProviderError`` when it could not be asked,
+        of it ``Postponed`` when that can wait until the store is back.
         """
         generation = max(ticket.generation, known.generation if known else 0)
-        async with self._leased(ticket, generation) as made_elsewhere:
+        ahead = known is not None and known.expires_at > self._clock()
+        async with self._leased(ticket, generation, ahead) as made_elsewhere:
             if made_elsewhere is not None:
                 return made_elsewhere
             return await self._renew(ticket, known, generation, last_used)
@@ -82,11 +90,19 @@ class Refresher:
         return share_scope(client_id=settings.client_id, scopes=settings.scopes)
 
     @asynccontextmanager
-    async def _leased(self, ticket: Ticket, generation: int) -> AsyncIterator[Record | None]:
-        """Hold the lease; yields a record instead when whoever held it made one."""
+    async def _leased(self, ticket: Ticket, generation: int, ahead: bool) -> AsyncIterator[Record | None]:
+        """Hold the lease; yields a record instead when whoever held it made one.
+
+        With the store away there is no lease: a renewal ahead of expiry waits for it, a late one goes on without.
+        """
         key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
         owner = token(16)
-        made = await self._take_lease(key, owner, ticket, generation)
+        try:
+            made = await self._take_lease(key, owner, ticket, generation, ahead)
+        except StoreUnavailable:
+            if ahead:
+                raise Postponed("the store is away, and the token is still good") from None
+            made = None  # the provider's own rules for reuse are all that is left between two replicas
         if made is not None:
             yield made
             return
@@ -99,20 +115,30 @@ class Refresher:
             with suppress(StoreUnavailable):
                 await self._store.release(key, owner)
 
-    async def _take_lease(self, key: str, owner: str, ticket: Ticket, generation: int) -> Record | None:
-        """Return None with the lease held (or the store away), or the record that made taking it needless."""
+    async def _take_lease(self, key: str, owner: str, ticket: Ticket, generation: int, ahead: bool) -> Record | None:
+        """Return None with the lease held, or the record that made taking it needless.  Raises StoreUnavailable.
+
+        A store that is away for a moment is waited for: two replicas that go on without a lease spend one token twice.
+        """
+        now, poll, held = asyncio.get_running_loop().time, _POLL, False
+        gone_at = now() + _BLIP
         try:
             async with asyncio.timeout(_PATIENCE):
-                while await self._store.lease(key, owner, ttl=_LEASE) is None:
-                    await asyncio.sleep(_POLL)
-                    stored = await self._vault.load(ticket)
-                    if stored and self._is_newer(stored.record, generation):
-                        return stored.record
-        except StoreUnavailable:
-            return None  # the provider's own rules for reuse are all that is left between two replicas
+                while True:
+                    try:
+                        if await self._store.lease(key, owner, ttl=_LEASE) is not None:
+                            return None
+                        held = True
+                        stored = await self._vault.load(ticket)
+                        if stored and self._is_newer(stored.record, generation):
+                            return stored.record
+                    except StoreUnavailable:
+                        if not held and (ahead or now() >= gone_at):
+                            raise
+                    await asyncio.sleep(poll)
+                    poll = min(poll * 1.5, _POLL_MAX)
         except TimeoutError:
             raise ProviderError("another replica is still renewing this session") from None
-        return None
 
     async def _keep(self, key: str, owner: str) -> None:
         while True:
@@ -223,7 +249,18 @@ class Refresher:
         return (previous or nothing)._replace(generation=newest.generation + 1, refresh_token=refresh_token)
 
     async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
-        """Write what the provider gave; where the store is away, the cookie and the live view hold it."""
+        """Write what the provider gave; where the store is away, the cookie and the live view hold it.
+
+        Not at the first failure: whoever takes the lease next would spend the old token again.
+        """
+        gone_at = asyncio.get_running_loop().time() + _BLIP
+        while not await self._written(ticket, record, stored):
+            if asyncio.get_running_loop().time() >= gone_at:
+                log.warning("session %s: the renewed record could not be stored; it goes on from memory", ticket.id[:8])
+                return
+            await asyncio.sleep(_POLL)
+
+    async def _written(self, ticket: Ticket, record: Record, stored: Stored | None) -> bool:
         try:
             scope = self.scope(ticket)
             if scope is not None:
@@ -231,7 +268,8 @@ class Refresher:
                 await self._vault.share_token(ticket, scope, shared, now=self._clock())
             await self._write_record(ticket, record, stored)
         except StoreUnavailable:
-            log.warning("session %s: the renewed record could not be stored; it goes on from memory", ticket.id[:8])
+            return False
+        return True
 
     async def _write_record(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
         for _ in range(8):  # bounded: each lost round means that another writer won

@@ -20,7 +20,7 @@ from authproxy.sessions.live import Carried, LiveSession, LiveView
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.vault import Record, Stored, Vault
 from authproxy.signin.identity import identity_of, live_session, refresh_due
-from authproxy.signin.refresh import Refresher, Rotated
+from authproxy.signin.refresh import Postponed, Refresher, Rotated
 
 log = logging.getLogger("authproxy.signin")
 
@@ -106,9 +106,12 @@ class Resumption:
         if self._clock() - last_used > self._idle:
             raise SessionEnded("the session was idle for too long")
         known = self._newest(live, stored)
+        if known is not None and known.generation < ticket.generation:
+            # Another replica renewed it, and the store does not have that: the old proof is good until it expires.
+            known = known._replace(generation=ticket.generation, refresh_token=ticket.refresh_token)
         if known is not None and stored is None and live is not None:
             await self._restore(ticket, known)
-        if known is None or known.generation < ticket.generation or known.expires_at <= self._clock():
+        if known is None or known.expires_at <= self._clock():
             known = await self._renewed(ticket, live, known, last_used)
         return self._enter(ticket, live, known, last_used)
 
@@ -153,6 +156,9 @@ class Resumption:
             return known
 
     def _back_off(self, session: LiveSession, error: ProviderError) -> None:
+        if isinstance(error, Postponed):
+            session.retry_at = min(self._clock() + _BACKOFF_FIRST, session.record.expires_at)
+            return
         session.backoff = min(_BACKOFF_MAX, max(_BACKOFF_FIRST, session.backoff * 2))
         session.retry_at = self._clock() + (error.retry_after or session.backoff * (0.5 + random()))  # noqa: S311
 

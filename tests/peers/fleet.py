@@ -6,12 +6,12 @@ The store is a parameter, so that a story is the same on whatever Redis there is
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,10 @@ class Ledger:
         """How many refreshes succeeded, for each sign-in that had any."""
         return {sid: len(made) - 1 for sid, made in self._made.items() if len(made) > 1}
 
-    def too_soon(self, least: float) -> list[tuple[str, int]]:
-        """Successful refreshes within ``least`` seconds of the one before, or of the sign-in, of a session."""
-        return [
-            (sid, after - before)
-            for sid, made in self._made.items()
-            for before, after in itertools.pairwise(made)
-            if after - before < least
-        ]
+    def too_soon(self, least: float) -> list[tuple[int, int]]:
+        """When a refresh succeeded less than ``least`` seconds after the one before, or the sign-in; and that time."""
+        pairs = (pair for made in self._made.values() for pair in pairwise(made))
+        return [(before, after) for before, after in pairs if after - before < least]
 
     def __str__(self) -> str:
         return f"refreshes by status {dict(self.statuses)}, {self.dead} with a dead token"
