@@ -105,7 +105,9 @@ class Marks:
         while self._unsent:
             mark = self._unsent[0]
             value = json.dumps(list(mark), separators=(",", ":")).encode()
-            await self._store.append(keys.marks(), value, ttl=max(mark.until - self._clock(), 1.0))
+            entry = await self._store.append(keys.marks(), value, ttl=max(mark.until - self._clock(), 1.0))
+            if self._first == "":  # emptied before the next reading, the stream must not look as if nothing had been
+                self._first = entry
             self._unsent.pop(0)
 
     async def sync(self) -> None:

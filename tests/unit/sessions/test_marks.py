@@ -89,6 +89,20 @@ async def test_an_emptied_store_is_told_again() -> None:
     assert late.revokes(ticket)
 
 
+async def test_a_store_that_was_emptied_right_after_its_first_mark() -> None:
+    """A stream that was empty, held one mark, and is empty again has lost something, though nobody read in between."""
+    clock = Clock()
+    one = marks_on(MemoryStore(), clock)
+    await one.sync()
+    ticket = a_ticket()
+    await one.add(Mark("session", ticket.id, 9e9, 9e9))
+    one._store = emptied = MemoryStore()  # type: ignore[misc]
+    await one.sync()
+    late = marks_on(emptied, clock)
+    await late.sync()
+    assert late.revokes(ticket)
+
+
 async def test_an_emptied_store_that_another_replica_began_anew() -> None:
     """Both replicas append what they hold, also when the other was first and its ids are older than the ones read."""
     clock, store = Clock(), MemoryStore()
