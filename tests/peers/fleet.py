@@ -68,7 +68,7 @@ class Ledger:
         self._made: dict[str, list[int]] = {}
         for answer in peer.issued:
             claims = claims_of(answer["id_token"])
-            self._made.setdefault(claims["sid"], []).append(claims["iat"])
+            self._made.setdefault(claims.get("sid") or claims["sub"], []).append(claims["iat"])
 
     @property
     def refreshes_by_sid(self) -> dict[str, int]:
