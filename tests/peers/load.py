@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, Self
 
 import aiohttp
 
-from tests.peers.browser_client import Browser
+from tests.peers.browser_client import Browser, Page
 from tests.peers.openid_grants import Person
 from tests.peers.program import Program, as_json
 
@@ -219,7 +219,7 @@ class _People:
         status, note = 0, ""
         try:
             page = await browser.navigate(self._url)
-            status, note = page.status, _note(user, page.status, page.body)
+            status, note = page.status, _note(user, page)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             note = f"{type(error).__name__}: {error}"
         browser.visited.clear()
@@ -227,12 +227,12 @@ class _People:
         self._file.write(json.dumps(outcome) + "\n")
 
 
-def _note(user: int, status: int, body: bytes) -> str:
-    if status in (302, 401):
+def _note(user: int, page: Page) -> str:
+    if page.status in (302, 401):
         return "signed out"
-    if status != 200:
-        return f"answered {status}"
-    return "" if f'"{person(user).claims["email"]}"'.encode() in body else "mixed up"
+    if page.status != 200:  # an answer without a code of ours is of whoever stands before us, or behind
+        return f"answered {page.status} {page.headers.get('Authproxy-Refusal', 'by somebody else')}"
+    return "" if f'"{person(user).claims["email"]}"'.encode() in page.body else "mixed up"
 
 
 def main() -> None:
