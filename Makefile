@@ -16,7 +16,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest lock clean
+.PHONY: help demo test lint format pytest soak lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -49,6 +49,11 @@ pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
 	@[ -n "$(ARGS)" ] || $(BIN)/python -m coverage report --skip-covered --show-missing --fail-under=100 \
 		--include=$(subst $(space),$(comma),$(strip $(PURE))) >.venv/gate 2>&1 \
 		|| { cat .venv/gate; echo "the pure rooms are not wholly covered" >&2; exit 1; }
+
+soak: ## the stories of outages at full length, under load, with their figures (OUTAGE=30, in seconds)
+	@requirements/machine
+	@requirements/venv dev
+	@OUTAGE_SECONDS=$(or $(OUTAGE),30) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py)
 
 lock: ## resolve the dependencies anew into requirements/*.txt (ARGS=--upgrade for newer ones)
 	@requirements/venv dev

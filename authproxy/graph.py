@@ -128,8 +128,8 @@ class Graph:
             scope=lambda session: shared_by(self.providers, session.ticket),
         )  # fmt: skip
         self.refresher = Refresher(
-            providers=self.providers, vault=self.vault, store=self.store, live=self.live, replicas=self.replicas,
-            recall=self.recall, clock=clock,
+            providers=self.providers, vault=self.vault, store=self.store, live=self.live, marks=self.marks,
+            replicas=self.replicas, recall=self.recall, clock=clock,
         )  # fmt: skip
         self.resumption = Resumption(
             cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, recall=self.recall,

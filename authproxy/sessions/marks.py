@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 from authproxy.errors import StoreUnavailable
@@ -76,7 +77,10 @@ class Marks:
         self._marks: Final[dict[tuple[str, str], Mark]] = {}
         self._unsent: Final[list[Mark]] = []
         self._sending: Final = asyncio.Lock()
-        self._after = ""
+        self._reading: Final = asyncio.Lock()
+        self.failed_at = float("-inf")
+        self._after = ""  # id of the last entry that was read
+        self._before = ""  # id of the one before
         self._first: str | None = None  # id of the oldest entry at the last reading
         self._wake: Final = asyncio.Event()
         self.synced_at: float | None = None  # None: never read since start
@@ -87,6 +91,19 @@ class Marks:
     def behind(self) -> bool:
         """Whether the store was there once, and has not answered for longer than a reading takes."""
         return self.synced_at is not None and self._clock() - self.synced_at > LAG
+
+    @property
+    def asleep(self) -> bool:
+        """Whether time has passed in which nothing was read, although the store did not fail: this process was stopped.
+
+        Then what others have revoked meanwhile has to be read before anything is believed.
+        """
+        return self.behind and self.failed_at < (self.synced_at or 0.0)
+
+    async def wake(self) -> None:
+        """Read what was missed, if the store lets us."""
+        with suppress(StoreUnavailable):
+            await self.sync()
 
     def held(self) -> tuple[Mark, ...]:
         """Every mark that is known; given to another ``Marks`` as ``known``, they are appended to its store."""
@@ -145,20 +162,39 @@ class Marks:
             while self._unsent:
                 mark = self._unsent[0]
                 value = json.dumps(list(mark), separators=(",", ":")).encode()
-                await self._store.append(keys.marks(), value, ttl=max(mark.until - self._clock(), 1.0))
+                entry = await self._store.append(keys.marks(), value, ttl=max(mark.until - self._clock(), 1.0))
+                if self._first == "":  # emptied before the next reading, it must not look as if nothing had been
+                    self._first = entry
                 self._unsent.pop(0)
 
     async def sync(self) -> None:
         """Send what waits and read what is new.  Raises ``StoreUnavailable``."""
-        await self._send()
+        try:
+            await self._send()
+            async with self._reading:
+                await self._read_on()
+        except StoreUnavailable:
+            self.failed_at = self._clock()
+            raise
+        self.synced_at = self._clock()
+
+    async def _read_on(self) -> None:
         oldest = await self._oldest()
-        if oldest != self._first:  # never read, trimmed, or emptied and begun anew, maybe by a clock that is behind
-            self._after = ""
+        # Never read, trimmed, or emptied and begun anew, maybe by a clock that is behind; or the newest are lost, as
+        # they may be when a replica of the store takes over that had not heard of them.
+        if oldest != self._first or not await self._holds_the_last():
+            self._after = self._before = ""
             await self._repair(await self._read())
             self._first = await self._oldest()
         else:
             await self._read()
-        self.synced_at = self._clock()
+
+    async def _holds_the_last(self) -> bool:
+        """Whether the last entry that was read is still there."""
+        if not self._after:
+            return True
+        found = await self._store.read(keys.marks(), self._before, count=1)
+        return bool(found) and found[0].id == self._after
 
     async def _oldest(self) -> str:
         entries = await self._store.read(keys.marks(), count=1)
@@ -169,7 +205,7 @@ class Marks:
         seen: set[tuple[str, str]] = set()
         while entries := await self._store.read(keys.marks(), self._after):
             for entry in entries:
-                self._after = entry.id
+                self._before, self._after = self._after, entry.id
                 mark = Mark(*json.loads(entry.value))
                 seen.add((mark.kind, mark.name))
                 self._learn(mark)

@@ -18,6 +18,10 @@ _RECORD: Final = "session-record"
 _SHARED: Final = "shared-refresh-token"
 
 
+Rank = tuple[int, float]
+"""How new a record is: its generation, and with the same token until when its proof holds."""
+
+
 class Record(NamedTuple):
     """What the store holds of a session, encrypted under the secret that only the cookie carries."""
 
@@ -29,6 +33,11 @@ class Record(NamedTuple):
     expires_at: float  # of the ID token
     last_used: float
     refreshed_at: float
+
+    @property
+    def rank(self) -> Rank:
+        """The newer of two records has the greater one."""
+        return self.generation, self.expires_at
 
     def __repr__(self) -> str:
         return f"<Record generation {self.generation}, expires {self.expires_at:.0f}>"

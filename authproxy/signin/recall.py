@@ -62,7 +62,7 @@ class Recall:
     async def _write(self, session: LiveSession) -> None:
         """Write one session where the store has nothing or something older."""
         stored = await self._vault.load(session.ticket)
-        if stored is None or stored.record.generation < session.record.generation:
+        if stored is None or stored.record.rank < session.record.rank:
             record = session.record._replace(last_used=max(session.last_used, stored.record.last_used if stored else 0))
             expected = stored.raw if stored else None
             await self._vault.save(session.ticket, record, expected=expected, now=self._clock())

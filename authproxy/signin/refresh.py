@@ -18,9 +18,10 @@ from authproxy.oidc.grants import AnswerUnproved
 from authproxy.oidc.provider import Provider, TokenSet
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.live import LiveView
+from authproxy.sessions.marks import Marks
 from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.sealing import token
-from authproxy.sessions.vault import Record, SharedToken, Stored, Vault, share_scope
+from authproxy.sessions.vault import Rank, Record, SharedToken, Stored, Vault, share_scope
 from authproxy.signin.gate import Gate
 from authproxy.signin.recall import Recall
 from authproxy.store import keys
@@ -31,6 +32,8 @@ log = logging.getLogger("authproxy.signin")
 _LEASE: Final = 10.0  # seconds; renewed every third of it
 _PATIENCE: Final = 20.0  # seconds to wait for the replica that holds the lease
 _POLL: Final = 0.1
+_POLL_MAX: Final = 0.5  # many may wait, and each look costs the store two commands
+_BLIP: Final = 2.0  # seconds for which a store that does not answer may come back: longer than its breaker's pause
 _LATE_SHARES: Final = 20  # looks, a tenth of a second apart
 _TURN: Final = 10.0  # seconds after expiry that the others leave a renewal to the replica whose turn it is
 _SETTLING: Final = 60.0  # seconds after the store failed in which others may know more than it does
@@ -48,6 +51,10 @@ class Rotated(ProviderError):
         self.record = record
 
 
+class Postponed(ProviderError):
+    """The store, and with it the lease, is away, and it is another replica's turn: two shall not spend one token."""
+
+
 class Candidate(NamedTuple):
     """A refresh token and where it stands in the line of its generations."""
 
@@ -62,11 +69,12 @@ class Refresher:
     """Makes a new record for a session from its newest refresh token."""
 
     def __init__(
-        self, *, providers: Mapping[str, Provider], vault: Vault, store: Store, live: LiveView, replicas: Replicas,
-        recall: Recall, clock: Callable[[], float],
+        self, *, providers: Mapping[str, Provider], vault: Vault, store: Store, live: LiveView, marks: Marks,
+        replicas: Replicas, recall: Recall, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._providers: Final = providers
         self._live: Final = live
+        self._marks: Final = marks
         self._replicas: Final = replicas
         self._recall: Final = recall
         self._gates: Final = {name: Gate(clock) for name in providers}
@@ -78,30 +86,32 @@ class Refresher:
     async def refresh(self, ticket: Ticket, known: Record | None, *, last_used: float) -> Record:
         """The session's next record, made here or by another replica meanwhile.
 
-        Raises ``SessionEnded`` when the provider calls the token dead, ``ProviderError`` when it could not be asked.
+        Raises ``SessionEnded`` when the provider calls the token dead, ``ProviderError`` when it could not be asked,
+        of it ``Postponed`` when that is left to another replica.
         """
-        generation = max(ticket.generation, known.generation if known else 0)
-        async with self._leased(ticket, generation, known) as made_elsewhere:
+        rank = max((ticket.generation, 0.0), known.rank if known else (0, 0.0))
+        async with self._leased(ticket, rank, known) as made_elsewhere:
             if made_elsewhere is not None:
                 return made_elsewhere
-            return await self._renew(ticket, known, generation, last_used)
+            return await self._renew(ticket, known, rank, last_used)
 
     @property
     def alone(self) -> bool:
         """Whether the store failed lately, so that replicas have to get along without it."""
-        return self._clock() - self._away_at < _SETTLING
+        return self._clock() - max(self._away_at, self._marks.failed_at) < _SETTLING
 
     def scope(self, ticket: Ticket) -> str | None:
         """The name under which the user's sessions share a refresh token, or None where each has its own."""
         return shared_by(self._providers, ticket)
 
     @asynccontextmanager
-    async def _leased(self, ticket: Ticket, generation: int, known: Record | None) -> AsyncIterator[Record | None]:
-        """Hold the lease; yields a record instead when whoever held it made one."""
+    async def _leased(self, ticket: Ticket, rank: Rank, known: Record | None) -> AsyncIterator[Record | None]:
+        """Hold the lease; yields a record instead when whoever held it made one.  Without the store there is none."""
         key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
         owner = token(16)
+        ahead = known is not None and known.expires_at > self._clock()
         try:
-            made = await self._take_lease(key, owner, ticket, generation)
+            made = await self._take_lease(key, owner, ticket, rank, wait=not (ahead or self.alone))
         except StoreUnavailable:
             self._check_turn(key, known)
             made = None  # the provider's own rules for reuse are all that is left between two replicas
@@ -117,18 +127,30 @@ class Refresher:
             with suppress(StoreUnavailable):
                 await self._store.release(key, owner)
 
-    async def _take_lease(self, key: str, owner: str, ticket: Ticket, generation: int) -> Record | None:
-        """Return None with the lease held, or the record that made taking it needless; raises StoreUnavailable."""
+    async def _take_lease(self, key: str, owner: str, ticket: Ticket, rank: Rank, *, wait: bool) -> Record | None:
+        """Return None with the lease held, or the record that made taking it needless.  Raises StoreUnavailable.
+
+        A store that is away for a moment is waited for: two replicas that go on without a lease spend one token twice.
+        """
+        now, poll, held = asyncio.get_running_loop().time, _POLL, False
+        gone_at = now() + (_BLIP if wait else 0.0)
         try:
             async with asyncio.timeout(_PATIENCE):
-                while await self._store.lease(key, owner, ttl=_LEASE) is None:
-                    await asyncio.sleep(_POLL)
-                    stored = await self._vault.load(ticket)
-                    if stored and self._is_newer(stored.record, generation):
-                        return stored.record
+                while True:
+                    try:
+                        if await self._store.lease(key, owner, ttl=_LEASE) is not None:
+                            return None
+                        held = True
+                        stored = await self._vault.load(ticket)
+                        if stored and self._is_newer(stored.record, rank):
+                            return stored.record
+                    except StoreUnavailable:
+                        if not held and now() >= gone_at:
+                            raise
+                    await asyncio.sleep(poll)
+                    poll = min(poll * 1.5, _POLL_MAX)
         except TimeoutError:
             raise ProviderError("another replica is still renewing this session") from None
-        return None
 
     def _check_turn(self, key: str, known: Record | None) -> None:
         """Without the lease two replicas could spend one token: the one whose turn it is goes first.
@@ -138,7 +160,7 @@ class Refresher:
         self._away_at = now = self._clock()
         patient = known is not None and known.claims and now < known.expires_at + _TURN
         if patient and not self._replicas.owns(key):
-            raise ProviderError("the store is away, and it is another replica's turn to renew this session")
+            raise Postponed("the store is away, and it is another replica's turn to renew this session")
 
     async def _keep(self, key: str, owner: str) -> None:
         while True:
@@ -146,8 +168,8 @@ class Refresher:
             with suppress(StoreUnavailable):
                 await self._store.lease(key, owner, ttl=_LEASE)
 
-    def _is_newer(self, record: Record, generation: int) -> bool:
-        return record.generation > generation and record.expires_at > self._clock() + _FRESH
+    def _is_newer(self, record: Record, than: Rank) -> bool:
+        return record.rank > than and record.expires_at > self._clock() + _FRESH
 
     async def _stored(self, ticket: Ticket) -> Stored | None:
         with suppress(StoreUnavailable):
@@ -162,14 +184,14 @@ class Refresher:
             return await self._vault.shared_token(ticket, scope)
         return None
 
-    async def _renew(self, ticket: Ticket, known: Record | None, generation: int, last_used: float) -> Record:
+    async def _renew(self, ticket: Ticket, known: Record | None, rank: Rank, last_used: float) -> Record:
         stored = await self._stored(ticket)  # the lease is ours now: whatever was made before it was given is here
-        if stored and self._is_newer(stored.record, generation):
+        if stored and self._is_newer(stored.record, rank):
             return stored.record
         shared = await self._shared(ticket)
         if self._may_be_behind(ticket, stored, shared):
-            stored, shared = await self._recalled(ticket, generation)
-            if stored and self._is_newer(stored.record, generation):
+            stored, shared = await self._recalled(ticket, rank)
+            if stored and self._is_newer(stored.record, rank):
                 return stored.record
         previous = stored.record if stored else known
         newest = self._newest(ticket, known, stored, shared)
@@ -194,10 +216,11 @@ class Refresher:
         lacking = stored is None or (shared is None and self.scope(ticket) is not None)
         return lacking or self.alone
 
-    async def _recalled(self, ticket: Ticket, generation: int) -> tuple[Stored | None, SharedToken | None]:
+    async def _recalled(self, ticket: Ticket, rank: Rank) -> tuple[Stored | None, SharedToken | None]:
         async def found() -> bool:
             stored, shared = await self._stored(ticket), await self._shared(ticket)
-            return max(stored.record.generation if stored else 0, shared.generation if shared else 0) > generation
+            newer = stored is not None and stored.record.rank > rank
+            return newer or (shared is not None and shared.generation > rank[0])
 
         await self._recall(ticket.user, found)
         return await self._stored(ticket), await self._shared(ticket)
@@ -275,7 +298,18 @@ class Refresher:
         return (previous or nothing)._replace(generation=newest.generation + 1, refresh_token=refresh_token)
 
     async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
-        """Write what the provider gave; where the store is away, the cookie and the live view hold it."""
+        """Write what the provider gave; where the store is away, the cookie and the live view hold it.
+
+        Not at the first failure: whoever takes the lease next would spend the old token again.
+        """
+        gone_at = asyncio.get_running_loop().time() + (0.0 if self.alone else _BLIP)
+        while not await self._written(ticket, record, stored):
+            if asyncio.get_running_loop().time() >= gone_at:
+                log.warning("session %s: the renewed record could not be stored; it goes on from memory", ticket.id[:8])
+                return
+            await asyncio.sleep(_POLL)
+
+    async def _written(self, ticket: Ticket, record: Record, stored: Stored | None) -> bool:
         try:
             scope = self.scope(ticket)
             if scope is not None:
@@ -283,7 +317,8 @@ class Refresher:
                 await self._vault.share_token(ticket, scope, shared, now=self._clock())
             await self._write_record(ticket, record, stored)
         except StoreUnavailable:
-            log.warning("session %s: the renewed record could not be stored; it goes on from memory", ticket.id[:8])
+            return False
+        return True
 
     async def _write_record(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
         for _ in range(8):  # bounded: each lost round means that another writer won

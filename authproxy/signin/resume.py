@@ -22,11 +22,12 @@ from authproxy.sessions.marks import Marks
 from authproxy.sessions.vault import Record, Stored, Vault
 from authproxy.signin.identity import identity_of, live_session, refresh_due
 from authproxy.signin.recall import Recall
-from authproxy.signin.refresh import Refresher, Rotated
+from authproxy.signin.refresh import Postponed, Refresher, Rotated
 
 log = logging.getLogger("authproxy.signin")
 
 _ALONG: Final = 5.0  # seconds
+_IMPATIENT: Final = 1.0
 _BACKOFF_FIRST: Final = 1.0
 _BACKOFF_MAX: Final = 30.0
 
@@ -53,10 +54,12 @@ class Resumption:
 
     def at_once(self, sealed: str) -> Carried | None:
         """The session if memory alone can tell; no I/O."""
-        return self._live.find(sealed)
+        return None if self._marks.asleep else self._live.find(sealed)
 
     async def resume(self, sealed: str) -> Carried:
         """The session that the cookie opens.  Raises ``SessionEnded``; ``Unavailable`` when nobody can tell now."""
+        if self._marks.asleep:
+            await self._marks.wake()
         if self._live.recall_ended(sealed):
             raise SessionEnded("this cookie was found to open nothing")
         ticket = self._cookie.open(sealed)
@@ -120,9 +123,10 @@ class Resumption:
         if self._clock() - last_used > self._idle:
             raise SessionEnded("the session was idle for too long")
         known = self._newest(live, stored)
-        if known is not None and not asked:
-            known = self._with_cookies_token(known, ticket)
-        if known is None or known.generation < ticket.generation or known.expires_at <= self._clock():
+        if known is not None and known.generation < ticket.generation:
+            # Another replica renewed it, and the store does not have that: the old proof is good until it expires.
+            known = known._replace(generation=ticket.generation, refresh_token=ticket.refresh_token)
+        if known is None or known.expires_at <= self._clock():
             known = await self._renewed(ticket, live, known, last_used)
         return self._enter(ticket, live, known, last_used)
 
@@ -143,15 +147,6 @@ class Resumption:
         await self._recall(ticket.user, found)
         return (await self._load(ticket))[0]
 
-    def _with_cookies_token(self, known: Record, ticket: Ticket) -> Record:
-        """With the store away, another replica may have renewed: its token came by the cookie, its proof did not.
-
-        The proof that is here is good until it expires; spending the new token now would renew it for nothing.
-        """
-        if known.generation >= ticket.generation or known.expires_at <= self._clock():
-            return known
-        return known._replace(generation=ticket.generation, refresh_token=ticket.refresh_token)
-
     @staticmethod
     def _last_used(ticket: Ticket, live: LiveSession | None, stored: Stored | None) -> float:
         """A fact, not an absence: the record says it, and where it is gone, the time at which the cookie was sealed."""
@@ -160,18 +155,21 @@ class Resumption:
     @staticmethod
     def _newest(live: LiveSession | None, stored: Stored | None) -> Record | None:
         records = [record for record in (stored and stored.record, live and live.record) if record]
-        return max(records, key=lambda record: record.generation, default=None)
+        return max(records, key=lambda record: record.rank, default=None)
 
     async def _renewed(
         self, ticket: Ticket, live: LiveSession | None, known: Record | None, last_used: float
     ) -> Record:
         """A new record; the old one while the provider cannot be asked, until the session's own end."""
-        if known is not None and live is not None and self._clock() < live.retry_at:
-            return known
+        if known is not None and live is not None:
+            if self._clock() < live.retry_at:
+                return known
+            if live.backoff and known.claims and known.generation == live.record.generation:
+                return await self._tried_again(live)
         try:
             return await self._refresh(ticket, known, last_used)
         except ProviderError as error:
-            log.warning("session %s cannot be renewed now: %s", ticket.id[:8], error)
+            log.log(_level(error), "session %s cannot be renewed now: %s", ticket.id[:8], error)
             known = error.record if isinstance(error, Rotated) else known
             if known is None or not known.claims:
                 raise Unavailable(
@@ -182,7 +180,16 @@ class Resumption:
                 self._back_off(live, error)
             return known
 
+    async def _tried_again(self, live: LiveSession) -> Record:
+        """It failed before: whoever asks now does not wait for long; the old proof holds in the meantime."""
+        renewal = self._ahead.start(live.id, lambda: self._renew_ahead(live))
+        await asyncio.wait([renewal], timeout=_IMPATIENT)
+        return renewal.result().record if renewal.done() else live.record
+
     def _back_off(self, session: LiveSession, error: ProviderError) -> None:
+        if isinstance(error, Postponed):
+            session.retry_at = self._clock() + _BACKOFF_FIRST
+            return
         session.backoff = min(_BACKOFF_MAX, max(_BACKOFF_FIRST, session.backoff * 2))
         session.retry_at = self._clock() + (error.retry_after or session.backoff * (0.5 + random()))  # noqa: S311
 
@@ -192,7 +199,7 @@ class Resumption:
         newest = ticket._replace(generation=record.generation, refresh_token=record.refresh_token)
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)
-        elif record.generation > live.record.generation:
+        elif record.rank > live.record.rank:
             live.renewed(newest, record, identity_of(newest, record, provider), refresh_at=refresh_due(record))
         self._live.enter(live)
         return live
@@ -207,7 +214,7 @@ class Resumption:
         try:
             record = await self._refresh(ticket, session.record, session.last_used)
         except ProviderError as error:
-            log.warning("session %s cannot be renewed ahead of expiry: %s", ticket.id[:8], error)
+            log.log(_level(error), "session %s cannot be renewed ahead of expiry: %s", ticket.id[:8], error)
             if isinstance(error, Rotated):
                 self._enter(ticket, session, error.record, session.last_used)
             self._back_off(session, error)
@@ -226,7 +233,7 @@ class Resumption:
             used_at = session.last_used
             stored = await self._vault.load(session.ticket)
             newest = max(
-                (record for record in (session.record, stored and stored.record) if record), key=lambda r: r.generation
+                (record for record in (session.record, stored and stored.record) if record), key=lambda r: r.rank
             )
             if stored is None or stored.record.last_used < used_at or newest is not stored.record:
                 record = newest._replace(last_used=max(used_at, newest.last_used))
@@ -240,3 +247,7 @@ class Resumption:
         await self._renewals.close()
         await self._openings.close()
         await self._recall.close()
+
+
+def _level(error: ProviderError) -> int:
+    return logging.DEBUG if isinstance(error, Postponed) else logging.WARNING

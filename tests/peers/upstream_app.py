@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -48,6 +49,7 @@ class UpstreamApp:
         self.release = asyncio.Event()
         self.next_event = asyncio.Semaphore(0)
         self.websockets_closed: list[int | None] = []  # the close code of every WebSocket that has ended
+        self.on_request: Callable[[Seen], None] | None = None  # told of every request when it arrives
         self.port = 0
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{tail:.*}", self._any)
@@ -77,6 +79,8 @@ class UpstreamApp:
             length += len(piece)
         seen = Seen(request.method, request.raw_path, _headers(request), digest.hexdigest(), length)
         self.requests.append(seen)
+        if self.on_request is not None:
+            self.on_request(seen)
         return await self._answer(request, seen)
 
     async def _answer(self, request: web.Request, seen: Seen) -> web.StreamResponse:

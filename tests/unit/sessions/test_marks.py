@@ -89,6 +89,20 @@ async def test_an_emptied_store_is_told_again() -> None:
     assert late.revokes(ticket)
 
 
+async def test_a_store_that_was_emptied_right_after_its_first_mark() -> None:
+    """A stream that was empty, held one mark, and is empty again has lost something, though nobody read in between."""
+    clock = Clock()
+    one = marks_on(MemoryStore(), clock)
+    await one.sync()
+    ticket = a_ticket()
+    await one.add(Mark("session", ticket.id, 9e9, 9e9))
+    one._store = emptied = MemoryStore()  # type: ignore[misc]
+    await one.sync()
+    late = marks_on(emptied, clock)
+    await late.sync()
+    assert late.revokes(ticket)
+
+
 async def test_an_emptied_store_that_another_replica_began_anew() -> None:
     """Both replicas append what they hold, also when the other was first and its ids are older than the ones read."""
     clock, store = Clock(), MemoryStore()
@@ -165,3 +179,44 @@ async def test_marks_that_are_added_at_once_all_arrive(redis_server: RedisServer
     assert len(await first.read("marks")) == 100
     await first.close()
     await second.close()
+
+
+async def test_a_revocation_that_a_failover_lost_is_appended_again(redis_server: RedisServer) -> None:
+    """A server that takes over may lack the newest entries: whoever has read them brings them back."""
+    clock = Clock()
+    first, second = RedisStore.standalone(redis_server.url), RedisStore.standalone(redis_server.url)
+    one = Marks(first, clock=clock, on_mark=lambda _: None)
+    for name in ("s1", "s2", "s3"):
+        await one.add(Mark("session", name, 9e9, 9e9))
+    await one.sync()
+    entries = await first.read("marks")
+    await first._client.execute_command("XDEL", "authproxy:marks", entries[-1].id)
+    await one.sync()
+    two = Marks(second, clock=clock, on_mark=lambda _: None)
+    await two.sync()
+    assert two.end([("session", "s3")], 0.0)
+    count = len(await first.read("marks"))
+    await one.sync()
+    assert len(await first.read("marks")) == count
+    await first.close()
+    await second.close()
+
+
+async def test_a_process_that_was_stopped_reads_before_it_believes() -> None:
+    """Time without a reading, though nothing failed: we were asleep.  A store that is away is another thing."""
+    clock, store = Clock(), Away()
+    one, two = marks_on(store, clock), marks_on(store, clock)
+    states = [one.asleep]
+    await one.sync()
+    clock.now += 60
+    assert [*states, one.asleep] == [False, True]
+    await two.add(Mark("session", "s1", 9e9, 9e9))
+    await one.wake()
+    states.append(one.asleep)
+    assert one.end([("session", "s1")], 0.0)
+    clock.now += 60
+    await one.add(Mark("session", "s2", 9e9, 9e9))
+    store.away = True
+    one._unsent.append(Mark("session", "s3", 9e9, 9e9))
+    await one.wake()
+    assert [*states, one.asleep, one.behind] == [False, False, False, True]

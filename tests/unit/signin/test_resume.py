@@ -23,7 +23,7 @@ from authproxy.settings import schema
 from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher, shared_by
 from authproxy.signin.resume import Resumption
-from authproxy.store.base import Tally
+from authproxy.store.base import Entry, Tally
 from authproxy.store.memory import MemoryStore
 from tests.peers.openid_provider import OpenIDPeer
 from tests.unit.sessions.test_live import Clock
@@ -57,6 +57,10 @@ class FlakyStore(MemoryStore):
         self._check()
         await super().release(key, owner)
 
+    async def read(self, stream: str, after: str = "", *, count: int = 1000) -> list[Entry]:
+        self._check()
+        return await super().read(stream, after, count=count)
+
     async def publish(self, channel: str, message: bytes) -> None:
         self._check()
         await super().publish(channel, message)
@@ -87,8 +91,8 @@ class Replica:
             scope=lambda session: shared_by(providers, session.ticket),
         )  # fmt: skip
         self.refresher = Refresher(
-            providers=providers, vault=self.vault, store=store, live=self.live, replicas=self.peers,
-            recall=self.recall, clock=clock,
+            providers=providers, vault=self.vault, store=store, live=self.live, marks=self.marks,
+            replicas=self.peers, recall=self.recall, clock=clock,
         )  # fmt: skip
         self.resumption = Resumption(
             cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, recall=self.recall,

@@ -1,0 +1,144 @@
+"""While a hundred people work, the store, a replica and the provider break in turn: nobody is signed out, none fails.
+
+``OUTAGE_SECONDS`` is how long an outage lasts; ``make soak`` runs these stories at full length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.peers.fleet import Fleet, Ledger, fleet
+from tests.peers.load import Load
+from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.redis_server import RedisServer
+
+OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "3"))
+DOWN = max(2 * OUTAGE, 10.0)  # the provider stays away longer than an ID token of ``LIFETIME`` lives
+LIFETIME = 8.0 if DOWN < 20 else DOWN * 0.75
+STEADY = 1.5
+SLACK = 0.025  # seconds; below this a p99 is noise of the machine
+pytestmark = pytest.mark.timeout(120 + 20 * OUTAGE)
+
+Building = Callable[..., Awaitable[Fleet]]
+Keep = Callable[[str, object], None]
+
+
+@pytest.fixture
+async def build(tmp_path: Path, redis_server: RedisServer) -> AsyncIterator[Building]:
+    """Builds two replicas behind HAProxy; ``peer`` holds options of the provider, which rotates strictly."""
+    async with AsyncExitStack() as stack:
+
+        async def builder(*, peer: dict[str, Any] | None = None, **sections: Any) -> Fleet:
+            provider = await stack.enter_async_context(OpenIDPeer(**{"alg": "ES256", **(peer or {})}))
+            store = {"redis": {"url": redis_server.url}}
+            return await fleet(stack, tmp_path, stores=[store, store], peer=provider, **sections)
+
+        yield builder
+
+
+def judge(fleet: Fleet, load: Load, record: Keep) -> None:
+    """Nobody noticed anything, in any phase, and no refresh token was spent twice or dead."""
+    for phase in load.phases:
+        record(phase, load.report(phase))
+    ledger = Ledger(fleet.peer)
+    record("provider", ledger)
+    record("tokens", fleet.watch)
+    for phase in load.phases:
+        assert load.report(phase).unharmed, f"{phase}: {load.report(phase)}\n{fleet.transcript()}"
+    assert load.report().unharmed, str(load.report())
+    assert (ledger.dead, ledger.spent_twice) == (0, [])
+    assert fleet.watch.without == 0
+
+
+@pytest.fixture
+def record(record_property: Keep) -> Keep:
+    """Keeps a figure with the test, and shows it with ``-s``."""
+
+    def keep(name: str, value: object) -> None:
+        record_property(name, str(value))
+        sys.stdout.write(f"\n  {name}: {value}")
+
+    return keep
+
+
+async def test_redis_and_then_a_replica_is_gone(build: Building, redis_server: RedisServer, record: Keep) -> None:
+    """FLUSHALL, a kill and a hang of Redis, and SIGKILL of one replica and then of the other, cost nobody anything."""
+    fleet = await build()
+    async with fleet.load() as load:
+        async with load.phase("warming up", STEADY):
+            pass
+        async with load.phase("before", STEADY):
+            pass
+        async with load.phase("emptied", STEADY):
+            await asyncio.to_thread(redis_server.flush)
+        async with load.phase("killed", OUTAGE):
+            await asyncio.to_thread(redis_server.kill)
+        async with load.phase("back", STEADY):
+            await asyncio.to_thread(redis_server.start)
+        async with load.phase("hung", OUTAGE):
+            redis_server.pause()
+        async with load.phase("awake", STEADY):
+            redis_server.resume()
+        async with load.phase("replica killed", OUTAGE):
+            await fleet.replicas[0].kill()
+        await fleet.front.until({"r0": "DOWN", "r1": "UP"})
+        async with load.phase("replica back", STEADY):
+            await fleet.replicas[0].start()
+            await fleet.front.until({"r0": "UP", "r1": "UP"})
+        async with load.phase("the other replica killed", STEADY):
+            await fleet.replicas[1].kill()
+    judge(fleet, load, record)
+    assert fleet.watch.expired == []
+    made_again = Ledger(fleet.peer).refreshes_by_sid  # where the record is gone, by a replica that has only the cookie
+    assert max(made_again.values(), default=0) <= 2
+    before, hung = load.report("before").typical_p99, load.report("hung").typical_p99
+    assert hung <= max(2 * before, SLACK), (before, hung)
+
+
+FAULTS: dict[str, Callable[[OpenIDPeer], None]] = {
+    "500": lambda peer: peer.break_storage(times=10**9),
+    "429": lambda peer: peer.limit_rate(retry_after=1, times=10**9),
+    "slow": lambda peer: peer.delay.update(token=LIFETIME / 4),
+}
+
+
+async def test_tokens_expire_while_the_provider_fails(build: Building, redis_server: RedisServer, record: Keep) -> None:
+    """FLUSHALL before renewals are due; then a provider that is down, answers 500, says 429, takes long.
+
+    Each session is renewed once for each expiry, from what the replicas hold; while that cannot be, people work on.
+    """
+    fleet = await build(peer={"id_token_lifetime": LIFETIME})
+    async with fleet.load() as load:
+        async with load.phase("before", LIFETIME * 0.15):
+            pass
+        async with load.phase("emptied", LIFETIME * 0.9):
+            await asyncio.to_thread(redis_server.flush)
+        assert fleet.watch.expired == []
+        async with load.phase("down", DOWN):
+            await fleet.peer.stop()
+        await fleet.peer.start()
+        assert len(fleet.watch.expired) > 0  # the outage did outlast the tokens
+        for name, begin in FAULTS.items():
+            begin(fleet.peer)
+            async with load.phase(name, LIFETIME / 2):
+                pass
+            fleet.peer.token_answer = None
+            fleet.peer.delay.clear()
+        async with load.phase("well again", LIFETIME / 4):
+            pass
+    judge(fleet, load, record)
+    ledger = Ledger(fleet.peer)
+    emptied_at = load.phases["emptied"][0]  # a replica that had not met a session yet makes it again by one refresh
+    soon = ledger.too_soon(0.8 * LIFETIME - 1.5)  # renewals begin after four fifths; times are whole seconds
+    assert [pair for pair in soon if pair[0] > emptied_at] == []
+    assert ledger.statuses.keys() == {200, 429, 500}
+    assert len(ledger.refreshes_by_sid) == 100
+    assert sum(ledger.refreshes_by_sid.values()) >= 150  # after the flush, and most of them again afterwards
