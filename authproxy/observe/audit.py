@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TextIO
 
-_MAX: Final = 256
+_MAX: Final = 256  # characters of a text
+_SHORTEST: Final = 16
+_WHOLE: Final = 4096  # octets that POSIX has written to a pipe at once (PIPE_BUF)
 
 
 class Audit:
@@ -35,12 +37,9 @@ class Audit:
 
     def record(self, event: str, **fields: object) -> None:
         """Write one record; empty fields are left out."""
-        line: dict[str, object] = {"time": self._now(), "event": event}
-        for name, value in fields.items():
-            if value is None or value in ("", 0) or value == ():
-                continue
-            line[name] = value[:_MAX] if isinstance(value, str) else value
-        self._stream.write(json.dumps(line, separators=(",", ":")) + "\n")
+        said: dict[str, object] = {"time": self._now(), "event": event}
+        said |= {name: value for name, value in fields.items() if not (value is None or value in ("", 0, ()))}
+        self._stream.write(_line(said))
         self._stream.flush()
 
     def _now(self) -> str:
@@ -50,6 +49,17 @@ class Audit:
         """Close the file."""
         if self._stream is not sys.stdout:
             self._stream.close()
+
+
+def _line(said: Mapping[str, object]) -> str:
+    """One line, short enough to be written whole: several processes may write to one pipe or file."""
+    longest = _MAX
+    while True:
+        cut = {name: value[:longest] if isinstance(value, str) else value for name, value in said.items()}
+        line = json.dumps(cut, separators=(",", ":")) + "\n"  # ASCII: as many octets as characters
+        if len(line) <= _WHOLE or longest <= _SHORTEST:
+            return line
+        longest //= 2
 
 
 def _opened(file: Path | None) -> TextIO:

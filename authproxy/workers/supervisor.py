@@ -282,13 +282,16 @@ class Supervisor:
 
 def _sockets(address: str, count: int) -> Iterator[socket.socket]:
     """One for each worker on the same port; a unix socket is shared by all."""
-    first = bound(address, reuse_port=not address.startswith("unix:"))
-    first.set_inheritable(True)
-    yield first
-    for _ in range(count - 1):
-        one = first.dup() if first.family == socket.AF_UNIX else bound(spelled(first), reuse_port=True)
-        one.set_inheritable(True)
-        yield one
+    if address.startswith("unix:"):
+        shared = bound(address)
+        yield from (shared, *(shared.dup() for _ in range(count - 1)))
+        return
+    host, _, port = address.rpartition(":")
+    if port != "0":
+        bound(address).close()  # a port that may be shared would let a second instance in without a word
+    first = bound(address, reuse_port=True)
+    port = spelled(first).rpartition(":")[2]
+    yield from (first, *(bound(f"{host}:{port}", reuse_port=True) for _ in range(count - 1)))
 
 
 def _pause(slot: Slot, worker: Worker) -> float:

@@ -68,7 +68,7 @@ class Worker:
     async def start(cls, file: Path, orders: Orders) -> Worker:
         """A new process.  Raises OSError."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "authproxy.cli", "worker", "-c", str(file), "--orders", orders.spelled(),
+            sys.executable, "-P", "-m", "authproxy.cli", "worker", "-c", str(file), "--orders", orders.spelled(),
             stdin=asyncio.subprocess.DEVNULL, pass_fds=(*orders.sockets.values(), orders.alive),
             start_new_session=True,  # a Ctrl-C of the terminal is for the supervisor, which passes it on
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.hostile.harness import HOST, settings_for
-from tests.peers.authproxy_process import AuthproxyProcess
+from tests.peers.authproxy_process import AuthproxyProcess, run
 from tests.peers.browser_client import Browser
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.redis_server import RedisServer
@@ -142,6 +143,27 @@ async def test_a_rolling_restart_refuses_nobody(crew: Crew, keep_alive: bool) ->
     assert len(statuses) > 50
 
 
+async def test_the_queue_of_a_killed_worker_is_served(crew: Crew) -> None:
+    """Connections that waited for a process that was killed are answered by the next one; none is refused."""
+    before = await crew.pids()
+    for pid in before:
+        os.kill(pid, signal.SIGSTOP)  # from now on connections wait in the queues
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(crew.get()) for _ in range(30)]
+        async with asyncio.timeout(20):
+            while connected(crew.proxy.port) < 30:
+                await asyncio.sleep(0.02)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+    assert [task.result() for task in waiting] == [200] * 30
+
+
+def connected(port: int) -> int:
+    """How many connections to a port are open, accepted or not."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(words[2].endswith(f":{port:04X}") and words[3] == "01" for words in lines)
+
+
 async def test_a_person_is_known_to_all(crew: Crew) -> None:
     """A sign-in on one worker holds on every other, a sign-out ends the session on all within a second."""
     async with Browser() as browser:
@@ -214,3 +236,36 @@ async def test_wrong_settings_end_the_start(tmp_path: Path, redis_server: RedisS
     proxy.program.start()
     assert await proxy.program.ended() == 2, proxy.program.transcript()
     assert "Traceback" not in proxy.program.transcript()
+
+
+async def test_a_second_instance_does_not_slip_in(crew: Crew) -> None:
+    """The port may be shared by the workers of one instance, and by nobody else."""
+    second = crew.proxy.file.with_name("second.yaml")
+    second.write_text(crew.proxy.file.read_text().replace(f":{crew.proxy.admin_port}", ":0"))
+    ended = await asyncio.to_thread(run, "serve", "-c", second)
+    assert ended.exit_code == 2
+    assert "cannot start" in ended.stderr
+
+
+async def test_unix_sockets_and_port_0(tmp_path: Path, redis_server: RedisServer, upstream_app: UpstreamApp) -> None:
+    """A unix socket is shared by all; port 0 is one port for all, and the line says which."""
+    file = tmp_path / "public.sock"
+    data = {
+        "listen": {"address": f"unix:{file}", "decisions": "127.0.0.1:0", "workers": WORKERS},
+        "store": {"redis": {"url": redis_server.url}}, "policies": {"public": {"anonymous": True}},
+        "apps": {"public": {"host": "*", "upstream": {"url": upstream_app.url},
+                            "routes": [{"path": "/", "policy": "public"}]}},
+    }  # fmt: skip
+    async with AuthproxyProcess(tmp_path, data) as proxy:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(file))) as http,
+            http.get("http://app.test/") as answer,
+        ):
+            assert answer.status == 200
+        told = re.search(r"decisions listens on .*:(\d+)", proxy.program.transcript())
+        assert told, proxy.program.transcript()
+        for _ in range(WORKERS * 6):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(told[1]))
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 ")
+            writer.close()

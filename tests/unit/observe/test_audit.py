@@ -31,6 +31,17 @@ def test_fields_are_bounded_and_empty_ones_left_out() -> None:
     assert record == {"time": "1970-01-01T00:00:00.000Z", "event": "exchange", "path": "x" * 256, "ms": 1.5}
 
 
+def test_a_line_is_written_whole() -> None:
+    """However long its texts are, a record fits into what a pipe takes at once: lines of processes never mix."""
+    stream = io.StringIO()
+    fields = {f"field{number}": "\u20ac" * 256 for number in range(12)}
+    Audit(stream, clock=lambda: 0.0).record("exchange", status=200, **fields)
+    assert len(stream.getvalue()) <= 4096
+    record = json.loads(stream.getvalue())
+    assert record["status"] == 200
+    assert record["field0"].startswith("\u20ac" * 16)
+
+
 def test_a_file_is_appended_to(tmp_path: Path) -> None:
     """Records of an earlier run stay, and each record is in the file at once."""
     file = tmp_path / "audit.jsonl"
