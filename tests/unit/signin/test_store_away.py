@@ -153,3 +153,15 @@ async def test_a_slow_provider_is_waited_for_once(pair: Stage) -> None:
     gate.set()
     await pair.proxies[0].graph.resumption.close()
     assert pair.peer.refreshes == ["rotated"]
+
+
+async def test_how_long_a_replica_that_is_cut_off_believes(pair: Stage) -> None:
+    """It cannot hear of a sign-out: it goes on from memory until the ID token expires; then the provider says no."""
+    cookie = pair.session_cookie()
+    await pair.proxies[1].graph.store.close()  # from now on it reaches no store
+    await pair.sign_out()
+    await pair.proxies[0].graph.logout.close()
+    assert not await pair.in_with(cookie)
+    assert await pair.in_with(cookie, replica=1)
+    pair.clock.pass_(EXPIRED)
+    assert not await pair.in_with(cookie, replica=1)
