@@ -120,7 +120,7 @@ class Authproxy:
         self.lasting.on_asked = lambda user: self.graph.recall.answer(user)
         self.ongoing = await self._stack.enter_async_context(Ongoing())
         self.startup = Startup(lambda: self.graph.degraded())
-        self.startup.expect(self.graph.checks())
+        self.startup.expect([*self.graph.needed(), *self.graph.wanted()])
         await self._open_listeners()
         self._starting = self.ongoing.begin(self._start)
         self.ongoing.begin(self._write_back)
@@ -209,7 +209,7 @@ class Authproxy:
     # Keeping going
 
     async def _start(self) -> None:
-        await self.startup.run(self.graph.checks())
+        await self.startup.run(self.graph.needed(), self.graph.wanted())
 
     async def _start_again(self) -> None:
         """Ask every part of the new graph; a process that is ready stays so meanwhile."""

@@ -288,15 +288,21 @@ class Graph:
 
     # What others ask
 
-    def checks(self) -> dict[str, Check]:
-        """What a process that has just started waits for, by name; each raises AuthproxyError until it is there."""
+    def needed(self) -> dict[str, Check]:
+        """What has to have answered once before requests may be sent here, by name; each raises AuthproxyError.
+
+        Without the revocations a session that was ended could come back.  A provider is not needed: whoever is signed
+        in goes on without it, also at a process that has just started.
+        """
         checks: dict[str, Check] = {"store": self.marks.sync}
-        for name, provider in self.providers.items():
-            checks[f"provider {name}"] = provider.metadata
         if self.enrolling:
             checks["enrollment"] = self.enrolling.ready
-        checks |= {f"issuer {name}": issuer.ensure for name, issuer in self.issuers.items()}
         return checks
+
+    def wanted(self) -> dict[str, Check]:
+        """What is asked for early, so that it is there when somebody needs it."""
+        checks: dict[str, Check] = {f"provider {name}": one.metadata for name, one in self.providers.items()}
+        return checks | {f"issuer {name}": issuer.ensure for name, issuer in self.issuers.items()}
 
     def degraded(self) -> dict[str, str]:
         """What does not work now, while signed-in users go on, by name."""

@@ -21,7 +21,7 @@ Check = Callable[[], Awaitable[object]]
 
 
 class Startup:
-    """Asks every part until each has answered once."""
+    """Asks every part until each has answered once; ready is who has heard of those that are ``needed``."""
 
     def __init__(self, degraded: Callable[[], dict[str, str]]) -> None:
         self._degraded: Final = degraded
@@ -33,9 +33,12 @@ class Startup:
         """What the admin listener says."""
         return Readiness(self.done.is_set() and not self.draining, dict(self._waiting), self._degraded())
 
-    async def run(self, checks: Mapping[str, Check]) -> None:
-        """Ask all parts at once, each until it has answered; then we are ready, and stay so."""
-        self.expect(checks)
+    async def run(self, needed: Mapping[str, Check], wanted: Mapping[str, Check]) -> None:
+        """Ask all parts at once, each until it has answered.  Once the needed ones have, we are ready, and stay so."""
+        self.expect([*needed, *wanted])
+        await asyncio.gather(self._needed(needed), *(self._wait_for(name, check) for name, check in wanted.items()))
+
+    async def _needed(self, checks: Mapping[str, Check]) -> None:
         await asyncio.gather(*(self._wait_for(name, check) for name, check in checks.items()))
         self.done.set()
 

@@ -199,13 +199,13 @@ async def test_a18_discovery_jwks_uri(stage: Stage) -> None:
 
 
 async def test_a19_discovery_issuer_mismatch(stages: Set) -> None:
-    """A configuration of another issuer is not believed: nobody can sign in, and the proxy is not ready."""
+    """A configuration of another issuer is not believed: nobody can sign in, and readiness says why."""
     stage = await stages(before=lambda peer: peer.discovery_overrides.update(issuer="https://other.example"))
     page = await stage.browser.navigate(stage.at(f"{PREFIX}/start"))
     await stage.denied(page, "provider_unreachable", status=502, reason="issuer")
     readiness = stage.proxies[0].startup.readiness()
-    assert not readiness.ready
     assert "issuer" in readiness.waiting_for["provider peer"]
+    assert "issuer" in readiness.degraded["provider peer"]
     assert stage.peer.asked("authorize") == []
 
 

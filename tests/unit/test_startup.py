@@ -23,9 +23,9 @@ async def test_a_part_that_fails_is_named_until_it_answers(monkeypatch: pytest.M
 
     startup = Startup(dict)
     async with asyncio.TaskGroup() as group:
-        group.create_task(startup.run({"provider dex": provider}))
+        group.create_task(startup.run({"store": provider}, {}))
         await told.wait()
-        while startup.readiness().waiting_for != {"provider dex": "it is down"}:
+        while startup.readiness().waiting_for != {"store": "it is down"}:
             await asyncio.sleep(0)
         assert not startup.readiness().ready
         back.set()
@@ -45,8 +45,29 @@ async def test_waiting_may_begin_again() -> None:
         if mistakes:
             raise mistakes.pop()
 
-    startup, checks = Startup(dict), {"store": good, "provider dex": bad}
+    startup, checks = Startup(dict), {"store": good, "enrollment": bad}
     with pytest.raises(KeyError):
-        await startup.run(checks)
-    await startup.run(checks)
+        await startup.run(checks, {})
+    await startup.run(checks, {})
     assert startup.readiness().ready
+
+
+async def test_what_is_only_wanted_is_named_and_not_waited_for() -> None:
+    """A provider that is down keeps nobody from being ready; it stands among what is waited for until it answers."""
+    back = asyncio.Event()
+
+    async def store() -> None:
+        """Answers at once."""
+
+    async def provider() -> None:
+        if not back.is_set():
+            raise ProviderError("it is down")
+
+    startup = Startup(dict)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(startup.run({"store": store}, {"provider dex": provider}))
+        await startup.done.wait()
+        assert startup.readiness().ready
+        assert startup.readiness().waiting_for == {"provider dex": "it is down"}
+        back.set()
+    assert startup.readiness().waiting_for == {}
