@@ -20,7 +20,7 @@ from authproxy.sessions.flight import SingleFlight
 from authproxy.sessions.live import Carried, LiveSession, LiveView
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.vault import Record, Stored, Vault
-from authproxy.signin.identity import identity_of, live_session, refresh_due
+from authproxy.signin.identity import live_session, renew
 from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher, Rotated
 
@@ -193,7 +193,7 @@ class Resumption:
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)
         elif record.generation > live.record.generation:
-            live.renewed(newest, record, identity_of(newest, record, provider), refresh_at=refresh_due(record))
+            renew(live, newest, record, provider)
         self._live.enter(live)
         return live
 
