@@ -32,7 +32,7 @@ from authproxy.store.memory import MemoryStore
 
 SESSIONS: Final = 100_000
 TRACED: Final = 5_000
-MOST: Final = 6_000
+MOST: Final = 5_000
 """Octets of resident memory that a session of this kind may cost at most."""
 SLACK: Final = 0.1
 """Share by which as many sessions again may grow the process: the allocator's gaps, not sessions."""
