@@ -16,10 +16,10 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest soak lock clean
+.PHONY: help demo test lint format pytest soak bench-sessions lock clean
 
 help: ## say what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
 
 demo: ## the proxy, a small OpenID provider and a sample app on this machine: prints what to open (PORT=8080)
 	@requirements/venv run
@@ -50,10 +50,15 @@ pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
 		--include=$(subst $(space),$(comma),$(strip $(PURE))) >.venv/gate 2>&1 \
 		|| { cat .venv/gate; echo "the pure rooms are not wholly covered" >&2; exit 1; }
 
-soak: ## the stories of outages at full length, under load, with their figures (OUTAGE=30, in seconds)
+soak: ## outages at full length under load, then an hour of requests as fast as they go (OUTAGE=30, SOAK_REQUESTS=720000)
 	@requirements/machine
 	@requirements/venv dev
 	@OUTAGE_SECONDS=$(or $(OUTAGE),30) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py)
+	@$(BIN)/python -m tests.soak.endurance
+
+bench-sessions: ## what a live session costs in memory (SESSIONS=100000)
+	@requirements/venv dev
+	@$(BIN)/python -m benchmarks.session_memory $(SESSIONS)
 
 lock: ## resolve the dependencies anew into requirements/*.txt (ARGS=--upgrade for newer ones)
 	@requirements/venv dev

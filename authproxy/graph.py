@@ -47,7 +47,7 @@ from authproxy.settings.fresh import FreshSecret
 from authproxy.settings.schema import Settings
 from authproxy.settings.scope import is_accepted
 from authproxy.signin.browser import BrowserCookie
-from authproxy.signin.identity import identity_of
+from authproxy.signin.identity import identity_by
 from authproxy.signin.login import Login
 from authproxy.signin.logout import Logout
 from authproxy.signin.recall import Recall
@@ -317,7 +317,7 @@ class Graph:
         provider = self.providers.get(session.ticket.provider)
         if provider is None or provider.issuer != session.ticket.issuer:
             return None
-        return identity_of(session.ticket, session.record, provider)
+        return identity_by(session, provider)
 
     def __repr__(self) -> str:
         return f"<Graph of {self.settings.public_url}: {len(self.settings.apps)} apps>"

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, cast
 
-from aiohttp import web
+from aiohttp import web, web_app
 
 from authproxy.edge.departure import Departure
 from authproxy.edge.exchange import AioExchange
@@ -61,17 +61,17 @@ class Behind(NamedTuple):
 
 
 class _Rooms:
-    """``Behind`` in use, and how many exchanges are inside."""
+    """``Behind`` in use, and which exchanges are inside."""
 
     def __init__(self, behind: Behind) -> None:
         self.behind: Final = behind
         self.runner: Final = web.AppRunner(behind.pages, access_log=None, shutdown_timeout=CLOSE_SECONDS)
-        self.inside = 0
+        self.inside: Final[set[AioExchange]] = set()
         self.empty: Final = asyncio.Event()
 
-    def left(self) -> None:
+    def left(self, exchange: AioExchange) -> None:
         """One exchange less."""
-        self.inside -= 1
+        self.inside.discard(exchange)
         if not self.inside:
             self.empty.set()
 
@@ -120,17 +120,25 @@ class FrontDoor:
     async def lead_to(self, behind: Behind) -> Callable[[], Awaitable[None]]:
         """From the next request on, lead there.  Requests that are inside go on where they are.
 
-        What is returned waits until the last of them has left, and frees what they used.
+        What is returned waits until the last of them has left, and frees what they used; cancelled, it breaks them off.
         """
         rooms = self._furnished(behind)
         await rooms.runner.setup()
         former, self._rooms = self._rooms, rooms
 
         async def left() -> None:
-            if former.inside:
-                former.empty.clear()
-                await former.empty.wait()
-            await former.runner.cleanup()
+            try:
+                if former.inside:
+                    former.empty.clear()
+                    await former.empty.wait()
+                await former.runner.cleanup()
+            except asyncio.CancelledError:
+                _break_off(former.inside)
+                raise
+            finally:
+                # aiohttp remembers up to 1024 page handlers as long as the process lives, and with each of them all
+                # that its application holds.
+                web_app._cached_build_middleware.cache_clear()
 
         return left
 
@@ -151,7 +159,7 @@ class FrontDoor:
         self._departure.begin(asyncio.get_running_loop().time() + seconds)
         if not await self._fewer(lambda: not self._running, seconds):
             _log.warning("%d exchanges were still running after %g s", len(self._running), seconds)
-            self._break_off()
+            _break_off(self._running)
 
     async def close(self) -> None:
         """Break off what is left and free everything."""
@@ -178,13 +186,6 @@ class FrontDoor:
             server.close()
         self._listening.clear()
 
-    def _break_off(self) -> None:
-        for exchange in list(self._running):
-            if exchange.tunnelled is not None:
-                exchange.tunnelled.close()
-            else:
-                exchange.abort()  # half an answer must not look whole
-
     async def _fewer(self, reached: Callable[[], bool], seconds: float) -> bool:
         """Wait until enough exchanges have ended; False when time is up."""
         try:
@@ -202,12 +203,12 @@ class FrontDoor:
         line.serving = True
         self._running.add(exchange)
         rooms = self._rooms
-        rooms.inside += 1
+        rooms.inside.add(exchange)
         try:
             return await self._dispatched(request, exchange, rooms)
         finally:
             line.serving = False
-            rooms.left()
+            rooms.left(exchange)
             self._running.discard(exchange)
             self._one_less.set()
 
@@ -282,6 +283,14 @@ class FrontDoor:
     def __repr__(self) -> str:
         state = "draining" if self._draining else "open" if self._listening else "closed"
         return f"<FrontDoor {state}, {len(self._running)} running, {self._connections!r}>"
+
+
+def _break_off(running: set[AioExchange]) -> None:
+    for exchange in list(running):
+        if exchange.tunnelled is not None:
+            exchange.tunnelled.close()
+        else:
+            exchange.abort()  # half an answer must not look whole
 
 
 def _word(behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:

@@ -27,24 +27,25 @@ class LiveSession:
     """One session as this process knows it; the only values here that change are the newest ones."""
 
     __slots__ = (
-        "_callbacks", "absolute_end", "backoff", "cookies", "ended", "id", "identity", "last_used", "record",
-        "refresh_at", "retry_at", "ticket", "used_written",
+        "_callbacks", "absolute_end", "backoff", "cookies", "ended", "id", "identity", "identity_by", "last_used",
+        "record", "refresh_at", "retry_at", "ticket", "used_written",
     )  # fmt: skip
 
     def __init__(self, ticket: Ticket, record: Record, identity: Identity, *, last_used: float, refresh_at: float):
-        self.id: Final = ticket.id
+        self.id: Final = identity.session.id if identity.session else ticket.id  # one text, not two
         self.absolute_end: Final = ticket.absolute_end
         self.ticket = ticket
         self.record = record
         self.identity = identity
+        self.identity_by: object = None  # the provider whose claim mapping made it
         self.refresh_at = refresh_at
         self.last_used = last_used
         self.used_written = record.last_used
         self.retry_at = 0.0
         self.backoff = 0.0
         self.ended = False
-        self.cookies: Final[list[bytes]] = []
-        self._callbacks: Final[set[Callable[[], None]]] = set()
+        self.cookies: tuple[bytes, ...] = ()
+        self._callbacks: set[Callable[[], None]] | None = None  # most sessions never have one
 
     @property
     def ends_at(self) -> float | None:
@@ -53,8 +54,15 @@ class LiveSession:
 
     def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back when the session ends (model.Lifetime)."""
+        if self._callbacks is None:
+            self._callbacks = set()
         self._callbacks.add(callback)
-        return lambda: self._callbacks.discard(callback)
+        return lambda: self._forget(callback)
+
+    def _forget(self, callback: Callable[[], None]) -> None:
+        if self._callbacks is not None:
+            self._callbacks.discard(callback)
+            self._callbacks = self._callbacks or None
 
     @property
     def held(self) -> bool:
@@ -64,9 +72,9 @@ class LiveSession:
     def end(self) -> None:
         """The session is over: cut what hangs on it."""
         self.ended = True
-        for callback in list(self._callbacks):
+        for callback in list(self._callbacks or ()):
             callback()
-        self._callbacks.clear()
+        self._callbacks = None
 
     def renewed(self, ticket: Ticket, record: Record, identity: Identity, *, refresh_at: float) -> None:
         """Newer tokens arrived."""
@@ -85,6 +93,31 @@ class Carried(NamedTuple):
     sealed_at: float
 
 
+class _Users:
+    """Ids of sessions by digest of the user; most have one, which needs no set."""
+
+    def __init__(self) -> None:
+        self._ids: Final[dict[str, str | set[str]]] = {}
+
+    def of(self, user: str) -> tuple[str, ...]:
+        found = self._ids.get(user, ())
+        return (found,) if isinstance(found, str) else tuple(found)
+
+    def add(self, user: str, session_id: str) -> None:
+        found = self._ids.setdefault(user, session_id)
+        if isinstance(found, set):
+            found.add(session_id)
+        elif found != session_id:
+            self._ids[user] = {found, session_id}
+
+    def remove(self, user: str, session_id: str) -> None:
+        found = self._ids.get(user)
+        if isinstance(found, set):
+            found.discard(session_id)
+        if found == session_id or not found:
+            self._ids.pop(user, None)
+
+
 class LiveView:
     """Sessions by cookie and by id; the least recently opened ones go when there are too many."""
 
@@ -96,7 +129,7 @@ class LiveView:
         self._cookies: Final[dict[bytes, Carried]] = {}
         self._sessions: Final[OrderedDict[str, LiveSession]] = OrderedDict()
         self._ended: Final[OrderedDict[bytes, float]] = OrderedDict()
-        self._users: Final[dict[str, set[str]]] = {}  # digest of the user -> ids of sessions
+        self._users: Final = _Users()
 
     def _name(self, sealed: str) -> bytes:
         return blake2b(sealed.encode("latin-1", "replace"), key=self._key, digest_size=16).digest()
@@ -120,24 +153,25 @@ class LiveView:
 
     def of_user(self, user: str) -> list[LiveSession]:
         """The sessions of a user (``Ticket.user``)."""
-        return [self._sessions[one] for one in self._users.get(user, ())]
+        return [self._sessions[one] for one in self._users.of(user)]
 
     def remember(self, sealed: str, ticket: Ticket, session: LiveSession) -> Carried:
         """From now on the cookie ``sealed``, which holds ``ticket``, opens ``session``."""
         name = self._name(sealed)
         carried = Carried(session, ticket.generation, ticket.sealed_at)
         if name not in self._cookies:
-            session.cookies.append(name)
+            session.cookies = (*session.cookies, name)
         self._cookies[name] = carried
-        while len(session.cookies) > _COOKIES_PER_SESSION:
-            self._cookies.pop(session.cookies.pop(0), None)
+        for old in session.cookies[:-_COOKIES_PER_SESSION]:
+            self._cookies.pop(old, None)
+        session.cookies = session.cookies[-_COOKIES_PER_SESSION:]
         return carried
 
     def enter(self, session: LiveSession) -> None:
         """Hold a session; the one opened longest ago makes room."""
         self._sessions[session.id] = session
         self._sessions.move_to_end(session.id)
-        self._users.setdefault(session.ticket.user, set()).add(session.id)
+        self._users.add(session.ticket.user, session.id)
         while len(self._sessions) > self._capacity:
             self._evict()
 
@@ -160,17 +194,15 @@ class LiveView:
     def _forget(self, session: LiveSession) -> None:
         for name in session.cookies:
             self._cookies.pop(name, None)
-        siblings = self._users.get(session.ticket.user, set())
-        siblings.discard(session.id)
-        if not siblings:
-            self._users.pop(session.ticket.user, None)
+        self._users.remove(session.ticket.user, session.id)
 
     def apply(self, mark: Mark) -> None:
         """End what a mark revokes."""
         if mark.kind == "session":
             self.drop(mark.name)
             return
-        for session in [session for session in self._sessions.values() if _touches(mark, session.ticket)]:
+        among = self.of_user(mark.name) if mark.kind == "subject" else self._sessions.values()
+        for session in [session for session in among if _touches(mark, session.ticket)]:
             self.drop(session.id)
 
     def renew_all(self, *, idle: float, identity: Callable[[LiveSession], Identity | None]) -> None:
@@ -192,7 +224,7 @@ class LiveView:
         self._cookies.clear()
         self._ended.clear()
         for session in self._sessions.values():
-            session.cookies.clear()
+            session.cookies = ()
 
     def recall_ended(self, sealed: str) -> bool:
         """Whether this cookie was lately found to open nothing, so that asking again can wait."""

@@ -21,7 +21,8 @@ from authproxy.store import keys
 from authproxy.store.base import Store
 
 log = logging.getLogger("authproxy.sessions")
-_LIMIT: Final = 100_000
+_FEW: Final = 1000
+"""Marks that are kept without a look at those whose end has come."""
 
 EnrolledKind = Literal["family", "enrolled-name", "cluster", "enrolled"]
 """What of the enrolled credentials a mark ends: one enrollment, one name, one cluster, all of them."""
@@ -75,6 +76,7 @@ class Marks:
         self._clock: Final = clock
         self._on_mark: Final = on_mark
         self._marks: Final[dict[tuple[str, str], Mark]] = {}
+        self._sweep_above = _FEW
         self._unsent: Final[list[Mark]] = []
         self._sending: Final = asyncio.Lock()
         self._reading: Final = asyncio.Lock()
@@ -148,13 +150,14 @@ class Marks:
             self._marks[(mark.kind, mark.name)] = mark
             if mark.kind in _OF_SESSIONS:
                 self._on_mark(mark)
-        if len(self._marks) > _LIMIT:
+        if len(self._marks) > self._sweep_above:
             self._sweep()
 
     def _sweep(self) -> None:
         now = self._clock()
         for name in [name for name, mark in self._marks.items() if mark.until <= now]:
             del self._marks[name]
+        self._sweep_above = max(_FEW, 2 * len(self._marks))  # those that hold are never given up
 
     async def _send(self) -> None:
         """Append what waits; when this returns, every mark that was added before is in the stream."""

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from authproxy.sessions.claims import read
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.sealing import KeyRing, decode, digest, seal, unseal
 from authproxy.store import keys
@@ -79,7 +80,8 @@ class Vault:
         ttl = ticket.absolute_end - now
         if ttl <= 0:
             return False
-        sealed = seal(_secret(ticket), _RECORD, json.dumps(list(record), separators=(",", ":")).encode(), ticket.id)
+        plain = json.dumps(record._replace(claims=read(record.claims)), separators=(",", ":")).encode()
+        sealed = seal(_secret(ticket), _RECORD, plain, ticket.id)
         if not await self._store.swap(keys.session(ticket.user, ticket.id), expected, sealed, ttl=ttl):
             return False
         if expected is None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import random
+from sys import intern
 from typing import Final
 
 from authproxy.model import Identity, SessionHandle
 from authproxy.oidc.provider import Provider, identity_fields
+from authproxy.sessions.claims import held_once, read
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.live import LiveSession
 from authproxy.sessions.vault import Record
@@ -18,7 +20,8 @@ _SHARE: Final = 0.2  # of its lifetime, for short-lived ones
 
 def identity_of(ticket: Ticket, record: Record, provider: Provider) -> Identity:
     """The identity of a session, by the provider's claim mapping."""
-    fields = identity_fields(record.claims, {str(name): claim for name, claim in provider.settings.claims.items()})
+    mapping = {str(name): claim for name, claim in provider.settings.claims.items()}
+    fields = identity_fields(read(record.claims), mapping)
     return Identity(
         kind="session",
         subject=ticket.subject,
@@ -27,7 +30,7 @@ def identity_of(ticket: Ticket, record: Record, provider: Provider) -> Identity:
         email=fields.email,
         email_verified=fields.email_verified,
         preferred_username=fields.preferred_username,
-        groups=fields.groups,
+        groups=tuple(map(intern, fields.groups)),  # of many sessions the same ones
         expires_at=record.expires_at,
         session=SessionHandle(id=ticket.id, provider=ticket.provider, ends_at=ticket.absolute_end),
         id_token=record.id_token,
@@ -46,5 +49,32 @@ def refresh_due(record: Record, *, chance: Callable[[], float] = random) -> floa
 
 def live_session(ticket: Ticket, record: Record, provider: Provider, *, last_used: float) -> LiveSession:
     """A session for the live view."""
+    ticket, record = _once(ticket, record)
     identity = identity_of(ticket, record, provider)
-    return LiveSession(ticket, record, identity, last_used=last_used, refresh_at=refresh_due(record))
+    session = LiveSession(ticket, record, identity, last_used=last_used, refresh_at=refresh_due(record))
+    session.identity_by = provider
+    return session
+
+
+def renew(session: LiveSession, ticket: Ticket, record: Record, provider: Provider) -> None:
+    """Newer tokens of a live session arrived."""
+    ticket, record = _once(ticket, record)
+    session.renewed(ticket, record, identity_of(ticket, record, provider), refresh_at=refresh_due(record))
+    session.identity_by = provider
+
+
+def identity_by(session: LiveSession, provider: Provider) -> Identity:
+    """The identity of a live session by the claim mapping of ``provider``; the one that it has, where that is the same.
+
+    A hundred thousand sessions are looked through when the settings change.
+    """
+    if session.identity_by is not provider:
+        session.identity = identity_of(session.ticket, session.record, provider)
+        session.identity_by = provider
+    return session.identity
+
+
+def _once(ticket: Ticket, record: Record) -> tuple[Ticket, Record]:
+    """The same, with every text in memory once: there are many sessions."""
+    ticket = ticket._replace(provider=intern(ticket.provider), issuer=intern(ticket.issuer))
+    return ticket, record._replace(claims=held_once(record.claims, record.id_token))

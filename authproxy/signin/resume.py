@@ -20,7 +20,7 @@ from authproxy.sessions.flight import SingleFlight
 from authproxy.sessions.live import Carried, LiveSession, LiveView
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.vault import Record, Stored, Vault
-from authproxy.signin.identity import identity_of, live_session, refresh_due
+from authproxy.signin.identity import live_session, renew
 from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Postponed, Refresher, Rotated
 
@@ -200,7 +200,7 @@ class Resumption:
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)
         elif record.rank > live.record.rank:
-            live.renewed(newest, record, identity_of(newest, record, provider), refresh_at=refresh_due(record))
+            renew(live, newest, record, provider)
         self._live.enter(live)
         return live
 

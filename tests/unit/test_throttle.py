@@ -245,6 +245,19 @@ async def test_without_the_store_each_process_counts_alone(redis_server: RedisSe
         await store.close()
 
 
+async def test_counting_alone_is_bounded(redis_server: RedisServer) -> None:
+    """However many names are tried while the store is away, memory holds so many buckets and no more."""
+    store, alone = RedisStore.standalone(redis_server.url, budget=10.0), MemoryStore(limit=3)
+    redis_server.kill()
+    one = Throttle(store, schema.Throttle(), key=KEY, alone=alone)
+    try:
+        for number in range(10):
+            await one.charge(user_bucket(f"user-{number}"))
+    finally:
+        await store.close()
+    assert "3 buckets" in repr(alone)
+
+
 async def test_forty_attempts_at_once_on_redis_pass_exactly_twenty(redis_server: RedisServer) -> None:
     """Two replicas' throttles on one Redis, all attempts at the same time."""
     stores = [RedisStore.standalone(redis_server.url, budget=10.0) for _ in range(2)]

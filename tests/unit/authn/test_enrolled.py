@@ -199,3 +199,13 @@ async def test_a_remembered_credential_goes_with_its_key() -> None:
     await replica.authenticator.authenticate(bearer(credential), MATCH)
     replica.issuer._sources[:] = [Fresh(SecretRef(value=NEXT_KEY), load_private)]
     assert (await refused(replica, credential)).reason.startswith("signature_invalid: ")
+
+
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many credentials the latest are remembered, by digest."""
+    monkeypatch.setattr("authproxy.authn.enrolled.ENTRIES", 2)
+    replica = Replica(MemoryStore(), FakeClock())
+    for number in range(5):
+        credential = replica.families.begin(f"agent-{number}", EU).credential
+        await replica.authenticator.authenticate(bearer(credential), MATCH)
+    assert repr(replica.authenticator) == "<EnrolledAuthenticator 2 remembered>"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from authproxy.model import Identity
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.live import LiveSession, LiveView
@@ -146,6 +148,32 @@ def test_cookies_that_opened_nothing_are_recalled_for_a_while() -> None:
     assert not view.recall_ended("alive")
     clock.now += 61
     assert not view.recall_ended("dead")
+
+
+def test_few_dead_cookies_are_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are tried, the latest are remembered."""
+    monkeypatch.setattr("authproxy.sessions.live._ENDED_LIMIT", 3)
+    view = a_view(Clock())
+    for number in range(10):
+        view.remember_ended(str(number))
+    assert [number for number in range(10) if view.recall_ended(str(number))] == [7, 8, 9]
+
+
+def test_a_user_has_the_sessions_that_are_held() -> None:
+    """One, two, and fewer again; what was dropped leaves nothing behind."""
+    view = a_view(Clock(), capacity=2)
+    one, two = entered(view, "1", sid="1"), entered(view, "2", sid="2")
+    user = one.ticket.user
+    assert {session.id for session in view.of_user(user)} == {one.id, two.id}
+    view.enter(one)
+    assert len(view.of_user(user)) == 2
+    three = entered(view, "3", sid="3")  # two is the one that makes room
+    assert {session.id for session in view.of_user(user)} == {one.id, three.id}
+    view.drop(one.id)
+    assert view.of_user(user) == [three]
+    view.drop(three.id)
+    assert view.of_user(user) == []
+    assert (view._users._ids, view._cookies, len(view)) == ({}, {}, 0)
 
 
 def test_used_sessions_are_those_whose_use_is_unwritten() -> None:

@@ -122,8 +122,8 @@ async def test_an_emptied_store_that_another_replica_began_anew() -> None:
 
 
 async def test_marks_are_forgotten_when_nothing_they_revoke_can_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the bound, marks whose time is over make room."""
-    monkeypatch.setattr("authproxy.sessions.marks._LIMIT", 5)
+    """When there are twice as many as held at the last look, those whose time is over make room; no other does."""
+    monkeypatch.setattr("authproxy.sessions.marks._FEW", 5)
     clock = Clock()
     marks = marks_on(MemoryStore(), clock)
     for number in range(5):
@@ -131,6 +131,9 @@ async def test_marks_are_forgotten_when_nothing_they_revoke_can_live(monkeypatch
     clock.now = 3000.0
     await marks.add(Mark("session", "new-0123456789abcdef", 9e9, 9e9))
     assert repr(marks).startswith("<Marks 1 held")
+    for number in range(20):
+        await marks.add(Mark("session", f"held-{number}-0123456789", 9e9, 9e9))
+    assert repr(marks).startswith("<Marks 21 held")
 
 
 async def test_run_hears_of_a_mark_on_redis_without_waiting(redis_server: RedisServer) -> None:
