@@ -11,6 +11,8 @@ from typing import Final, Self
 log = logging.getLogger("authproxy")
 _PAUSE: Final = 1.0  # seconds before work that failed begins again
 
+_AGAIN: Final = 1.0  # seconds before a task that did not end is asked to once more
+
 Work = Callable[[], Coroutine[None, None, None]]
 
 
@@ -26,9 +28,10 @@ class Ongoing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()  # again where somebody took the first one for something else
+            await asyncio.wait(self._tasks, timeout=_AGAIN)
 
     def begin(self, work: Work) -> asyncio.Task[None]:
         """Do ``work`` until it returns; when a mistake of ours ends it, say so and begin it again."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from authproxy.store.channels import Callback, Channels
 
+_AGAIN: Final = 0.05  # seconds before the listening task is asked to end once more
 IDLE: Final = 5.0  # seconds of silence until we ask whether the server is still there
 _FIRST_PAUSE: Final = 0.05  # seconds before the first new connection
 _LONGEST_PAUSE: Final = 2.0
@@ -96,9 +97,9 @@ class Subscriptions:
 
     async def _stop(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        while task is not None and not task.done():
+            task.cancel()  # again and again: the client may take one for the end of its own waiting, and go on
+            await asyncio.wait([task], timeout=_AGAIN)
 
     def _wake(self) -> None:
         if self._nap is not None:
