@@ -22,6 +22,7 @@ OUTSIDE: Final = 99
 FLOORS: Final[dict[str, int]] = {
     "cli": 12,
     "__main__": 12,
+    "administration": 11,  # asks a running proxy through its admin listener, for a terminal
     "reloading": 11,  # when the settings are read again
     "app": 10,
     "graph": 9,  # everything that one reading of the settings makes
@@ -77,7 +78,7 @@ LIBRARIES: Final[dict[str, set[str]]] = {
     "bcrypt": {"authn"},
     "jinja2": {"portal", "demo"},
     "prometheus_client": {"observe"},
-    "click": {"cli"},
+    "click": {"cli", "administration"},
 }
 """One library, one room."""
 

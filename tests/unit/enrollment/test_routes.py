@@ -15,6 +15,7 @@ from authproxy.edge.answer import Answers
 from authproxy.edge.connection import Behind, FrontDoor, info_of
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
+from authproxy.enrollment.inventory import Inventory
 from authproxy.enrollment.routes import EnrollmentRoutes, Parts
 from authproxy.errors import Refusal
 from authproxy.model import Answer, Exchange, RequestInfo
@@ -39,6 +40,7 @@ class Site:
             Parts(
                 info_of=info_of, issuer=self.replica.issuer, tokens=self.replica.tokens, families=self.replica.families,
                 throttle=Throttle(store, limits, key=b"k" * 32), clock=self.clock,
+                inventory=Inventory(self.replica.families, store=store, clock=self.clock),
                 note=lambda _info, *said: self.notes.append(said),
             )
         )  # fmt: skip
@@ -156,7 +158,7 @@ async def test_failed_attempts_are_throttled_and_good_ones_are_not(site: Site) -
 
 async def test_a_minted_token_enrolls_once(site: Site) -> None:
     """The second use is refused as any other bad token is; a body that could not be read did not use it up."""
-    token = await site.replica.tokens.mint("agent", EU)
+    token = (await site.replica.tokens.mint("agent", EU)).text
     assert (await site.post("/enroll", token, b"{"))[0] == 400
     assert (await site.enroll(token))[0] == 201
     assert (await site.enroll(token))[1]["error"] == "enrollment_refused"

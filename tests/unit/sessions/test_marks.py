@@ -165,3 +165,13 @@ async def test_marks_that_are_added_at_once_all_arrive(redis_server: RedisServer
     assert len(await first.read("marks")) == 100
     await first.close()
     await second.close()
+
+
+async def test_a_mark_says_whether_others_can_know_it() -> None:
+    """True when the stream has it; False while the store is away, where it waits and is sent later."""
+    clock = Clock()
+    store = Away()
+    marks = Marks(store, clock=clock, on_mark=lambda _: None)
+    assert await marks.end_enrolled("cluster", "eu", before=clock.now, until=clock.now + 60)
+    store.away = True
+    assert not await marks.end_enrolled("cluster", "us", before=clock.now, until=clock.now + 60)
