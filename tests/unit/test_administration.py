@@ -12,10 +12,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from authproxy import administration
 from authproxy.app import Authproxy
 from authproxy.cli import main
+from authproxy.errors import StoreUnavailable
 from authproxy.jose.sign import new_signing_key
-from authproxy.settings.load import load
+from authproxy.settings.load import from_mapping, load
 from tests.peers.authproxy_process import SESSION_KEY
 from tests.peers.program import free_port
 
@@ -43,6 +45,10 @@ class Terminal:
             },
         }  # fmt: skip
         self.file.write_text(yaml.safe_dump(settings))
+
+    def another(self) -> dict[str, Any]:
+        """Another signing key."""
+        return {"enrollment": {"signing_keys": [{"value": json.dumps(new_signing_key())}]}}
 
     async def serve(self, **listen: Any) -> None:
         """Serve them."""
@@ -136,6 +142,39 @@ async def test_a_unix_socket_and_every_address(terminal: Terminal) -> None:
     assert (refused.exit_code, "admin_secret_refused" in refused.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [("http://0.0.0.0:9090", "http://127.0.0.1:9090"), ("http://[::]:9090", "http://[::1]:9090"),
+     ("http://10.1.2.3:9090/", "http://10.1.2.3:9090"), ("http://admin.example.com:1", "http://admin.example.com:1"),
+     ("unix:/run/admin.sock", "unix:/run/admin.sock")],
+)  # fmt: skip
+def test_where_it_is_asked(written: str, asked: str) -> None:
+    """Who listens on every address is asked on loopback."""
+    assert administration._reachable(written) == asked
+
+
+async def test_other_settings_are_administered(terminal: Terminal) -> None:
+    """After a reload the rooms of now are asked: a token that is minted then enrolls with the key of now."""
+    await terminal.serve(admin=f"127.0.0.1:{free_port()}")
+    await terminal.proxy.take(from_mapping(yaml.safe_load(terminal.file.read_text()) | terminal.another(), Path()))
+    token = (await terminal.type("mint", "--name", "agent")).stdout.strip()
+    enrolling = terminal.proxy.graph.enrolling
+    assert enrolling is not None
+    assert (await enrolling.tokens.admit(token, "agent", None)).startswith("minted ")
+
+
+async def test_a_revocation_that_waits_is_told(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the store away the command succeeds, and says on standard error that others do not know yet."""
+    await terminal.serve(admin=f"127.0.0.1:{free_port()}")
+
+    async def away(*_words: object, **_options: object) -> str:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(terminal.proxy.graph.store, "append", away)
+    done = await terminal.type("revoke", "--name", "agent")
+    assert (done.exit_code, "the store is away" in done.stderr) == (0, True)
+
+
 async def test_a_closed_listener_says_what_to_set(terminal: Terminal) -> None:
     """Exit 1, with the sentence of the proxy."""
     await terminal.serve(admin=f"0.0.0.0:{free_port()}")
@@ -163,7 +202,9 @@ async def test_what_cannot_be_asked_exits_with_2(terminal: Terminal) -> None:
         (("revoke", "--all", "--name", "a"), ("--admin", "http://127.0.0.1:1")),
         (("mint", "--name", "a", "--expires-in", "soon"), ("--admin", "http://127.0.0.1:1")),
     ]:  # fmt: skip
-        assert (await terminal.type(*words, where=where)).exit_code == 2, (words, where)
+        done = await terminal.type(*words, where=where)
+        assert done.exit_code == 2, (words, where)
+        assert ("nobody answers" in done.stderr) == ("unix:" in str(where)), (words, where)
 
 
 async def test_somebody_else_at_that_address_is_noticed(terminal: Terminal) -> None:

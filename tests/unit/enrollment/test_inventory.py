@@ -14,7 +14,22 @@ from authproxy.store.memory import MemoryStore
 from tests.peers.fake_clock import FakeClock
 from tests.peers.redis_server import RedisServer
 from tests.unit.enrollment.replicas import EU, Replica
-from tests.unit.enrollment.test_families import Away
+
+
+class Away(MemoryStore):
+    """A store that answers nothing that the inventory asks."""
+
+    async def put(self, key: str, value: bytes, *, ttl: float) -> None:
+        """Never."""
+        raise StoreUnavailable("away")
+
+    async def add(self, key: str, member: str, *, ttl: float) -> None:
+        """Never."""
+        raise StoreUnavailable("away")
+
+    async def members(self, key: str) -> frozenset[str]:
+        """Never."""
+        raise StoreUnavailable("away")
 
 
 class House:
@@ -77,6 +92,15 @@ async def test_a_machine_is_listed_from_enrollment_to_its_end() -> None:
     house.clock.forward(2160 * 3600 - 600)
     assert await house.there.machines() == ((), False)
     assert await house.store.members(keys.families()) == frozenset()
+
+
+async def test_the_clock_here_decides_when_a_machine_has_ended() -> None:
+    """An entry that the store keeps longer, by a clock of its own, is not listed after its end."""
+    house = House()
+    late = FakeClock(house.clock.now + 2160 * 3600)
+    await house.here.enrolled(house.one.families.begin("agent", EU))
+    ahead = Inventory(house.one.families, store=house.store, clock=late)
+    assert (await ahead.machines()).entries == ()
 
 
 async def test_what_was_revoked_is_not_listed() -> None:

@@ -36,11 +36,12 @@ class Site:
         self.replica = Replica(store, self.clock, section)
         limits = schema.Throttle(login_per_client=schema.Limit.model_construct(burst=burst, every=6.0))
         self.notes: list[tuple[str, str, str]] = []
+        self.inventory = Inventory(self.replica.families, store=store, clock=self.clock)
         self.routes = EnrollmentRoutes(
             Parts(
                 info_of=info_of, issuer=self.replica.issuer, tokens=self.replica.tokens, families=self.replica.families,
                 throttle=Throttle(store, limits, key=b"k" * 32), clock=self.clock,
-                inventory=Inventory(self.replica.families, store=store, clock=self.clock),
+                inventory=self.inventory,
                 note=lambda _info, *said: self.notes.append(said),
             )
         )  # fmt: skip
@@ -89,6 +90,17 @@ async def site() -> AsyncIterator[Site]:
     one = await Site().open()
     yield one
     await one.door.close()
+
+
+async def test_what_enrolls_is_listed(site: Site) -> None:
+    """An enrollment and its renewal are one entry; a refused one is none."""
+    began = site.clock.now
+    _, first = await site.enroll()
+    await site.enroll("wrong" * 8)
+    site.clock.forward(600)
+    await site.post("/enroll/renew", first["renewal"])
+    (machine,) = (await site.inventory.machines()).entries
+    assert (machine.name, machine.cluster, machine.enrolled, machine.renewed) == ("agent", EU, began, began + 600)
 
 
 async def test_enroll_and_renew(site: Site) -> None:
