@@ -17,6 +17,8 @@ from typing import Final, NamedTuple, Self
 
 from aiohttp import web
 
+from authproxy.admin.enrollment import EnrollmentAdministration
+from authproxy.admin.gate import Gate
 from authproxy.admin.routes import Admin, Readiness
 from authproxy.edge.certificate import ServerCertificate
 from authproxy.edge.connection import FrontDoor
@@ -144,7 +146,9 @@ class Authproxy:
 
     async def _open_admin(self, address: str) -> str:
         admin = Admin(readiness=self.readiness, metrics=self.lasting.metrics)
-        runner = web.AppRunner(admin.application(), access_log=None)
+        application = admin.application()
+        self._administration().attach(application)
+        runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         if address.startswith("unix:"):
@@ -154,6 +158,13 @@ class Authproxy:
         await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         name = runner.addresses[0]
         return f"{name[0]}:{name[1]}"
+
+    def _administration(self) -> EnrollmentAdministration:
+        listen = self._settings.listen  # what the operator wrote, wherever this process really listens
+        return EnrollmentAdministration(
+            gate=Gate(listen.admin or "", listen.admin_secret), enrollment=lambda: self.graph.enrolling,
+            audit=self.lasting.audit, metrics=self.lasting.metrics,
+        )  # fmt: skip
 
     # Other settings
 

@@ -16,6 +16,7 @@ import uvloop
 
 from authproxy import __version__
 from authproxy import explain as explanation
+from authproxy.administration import enrollment
 from authproxy.app import Authproxy
 from authproxy.assumed import assumed
 from authproxy.errors import AuthproxyError, Problem, SettingsError
@@ -240,6 +241,9 @@ def key(*, signing: bool) -> None:
 def schema() -> None:
     """Print the JSON Schema of the settings file, for editors."""
     click.echo(json.dumps(json_schema(), indent=2))
+
+
+main.add_command(enrollment)
 
 
 def _list(problems: list[Problem]) -> None:

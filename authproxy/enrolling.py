@@ -10,6 +10,7 @@ from aiohttp import web
 from authproxy.authn.enrolled import EnrolledAuthenticator
 from authproxy.authn.enrollment import EnrollmentAuthenticator
 from authproxy.enrollment.families import Families
+from authproxy.enrollment.inventory import Inventory
 from authproxy.enrollment.issuer import Issuer
 from authproxy.enrollment.routes import EnrollmentRoutes, Note, Parts
 from authproxy.enrollment.tokens import EnrollmentTokens
@@ -35,13 +36,16 @@ class Enrolling:
     ) -> None:  # fmt: skip
         self.issues: Final = bool(settings.signing_keys) or not plain
         issuer = Issuer(settings, public_url=public_url, clock=clock)
-        tokens = EnrollmentTokens(
+        tokens = self.tokens = EnrollmentTokens(
             settings.tokens, store=store, stamping=lambda: issuer.subkeys("enrollment tokens"), clock=clock
         )
         self.families: Final = Families(issuer, settings.credential, store=store, revocations=marks, clock=clock)
+        self.inventory: Final = Inventory(self.families, store=store, clock=clock)
         self.authenticator: Final = EnrolledAuthenticator(issuer, tokens, self.families, clock=clock)
         self.guard: Final = EnrollmentAuthenticator(tokens, throttle=throttle)
-        self.routes: Final = EnrollmentRoutes(Parts(info_of, issuer, tokens, self.families, throttle, note, clock))
+        self.routes: Final = EnrollmentRoutes(
+            Parts(info_of, issuer, tokens, self.families, throttle, note, self.inventory, clock)
+        )
 
     async def ready(self) -> None:
         """Raises ``NotReady`` that names the secret or key that is missing or unfit."""

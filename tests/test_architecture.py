@@ -22,6 +22,7 @@ OUTSIDE: Final = 99
 FLOORS: Final[dict[str, int]] = {
     "cli": 12,
     "__main__": 12,
+    "administration": 11,  # asks a running proxy through its admin listener, for a terminal
     "reloading": 11,  # when the settings are read again
     "workers": 11,  # several processes, and the one that looks after them
     "changes": 0,
@@ -79,7 +80,7 @@ LIBRARIES: Final[dict[str, set[str]]] = {
     "bcrypt": {"authn"},
     "jinja2": {"portal", "demo"},
     "prometheus_client": {"observe"},
-    "click": {"cli"},
+    "click": {"cli", "administration"},
 }
 """One library, one room."""
 

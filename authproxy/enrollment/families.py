@@ -35,7 +35,7 @@ class Revocations(Protocol):
 
     def revokes_enrolled(self, *, family: str, name: str, cluster: str | None, since: float) -> bool: ...
 
-    def end_enrolled(self, kind: Scope, name: str, *, before: float, until: float) -> Awaitable[None]: ...
+    def end_enrolled(self, kind: Scope, name: str, *, before: float, until: float) -> Awaitable[bool]: ...
 
 
 class Issued(NamedTuple):
@@ -126,14 +126,17 @@ class Families:
         family, name, cluster, since = enrolled
         return self._revocations.revokes_enrolled(family=family, name=name, cluster=cluster, since=since)
 
-    async def revoke(self, scope: Scope, name: str = "*") -> None:
-        """End a family, or all enrollments until now of a name, of a cluster, or at all (``enrolled``, ``*``)."""
+    async def revoke(self, scope: Scope, name: str = "*") -> bool:
+        """End a family, or all enrollments until now of a name, of a cluster, or at all (``enrolled``, ``*``).
+
+        False when the store is away: then this replica alone honours it until the store is back.
+        """
         now = self._now()
         until = now + self._renewable_for + self._lifetime
         if scope == "family":
             await self._bury(name)
         before = until if scope == "family" else now
-        await self._revocations.end_enrolled(scope, name, before=before, until=until)
+        return await self._revocations.end_enrolled(scope, name, before=before, until=until)
 
     async def _bury(self, family: str) -> None:
         """No replica renews it from now on, not even one that has not heard of the mark."""

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from authproxy.authn import authorization
 from authproxy.enrollment.families import Families, Issued
+from authproxy.enrollment.inventory import Inventory
 from authproxy.enrollment.issuer import Issuer
 from authproxy.enrollment.tokens import EnrollmentTokens
 from authproxy.errors import BadRequest, ContentTooLarge, NotAuthenticated, Refusal
@@ -40,6 +41,7 @@ class Parts(NamedTuple):
     families: Families
     throttle: Throttle
     note: Note
+    inventory: Inventory
     clock: Callable[[], float]
 
 
@@ -95,6 +97,7 @@ class EnrollmentRoutes:
             self._parts.note(info, event, refusal.code, refusal.reason)
             raise
         await self._parts.throttle.give_back(bucket)
+        await self._parts.inventory.enrolled(issued)
         enrolled = issued.enrolled
         self._parts.note(info, event, "ok", f"{enrolled.name} of {enrolled.cluster}, family {enrolled.family}")
         return web.json_response(self._told(issued), status=201, headers=_SECRET_ANSWER)

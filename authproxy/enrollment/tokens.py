@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +45,17 @@ class Owner(NamedTuple):
     clusters: frozenset[str] | None
 
 
-class _Minted(NamedTuple):
+class Minted(NamedTuple):
+    """A single-use token for whoever asked for it; its id is no secret, its text is."""
+
+    id: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"<Minted {self.id}>"
+
+
+class _Bound(NamedTuple):
     id: str
     name: str
     cluster: str | None
@@ -140,18 +151,18 @@ class EnrollmentTokens:
         if cluster != minted.cluster:
             raise Forbidden("cluster_refused", "This enrollment token may not enroll a machine of this cluster.")
         try:
-            unused = await self._store.take(_key(minted.id))
+            unused = await self._store.take(minted_key(minted.id))
         except StoreUnavailable:
             raise Unavailable("enrollment_unavailable", "Machines cannot enroll right now.") from None
         if unused is None:  # whoever took it first has it; a store that was emptied refuses as well
             raise _refused("minted token: used, withdrawn, or forgotten by the store")
         return f"minted {minted.id}"
 
-    def _read(self, presented: str) -> _Minted | None:
+    def _read(self, presented: str) -> _Bound | None:
         values = self._stamp.read(presented)
-        return _Minted(*values) if values else None  # type: ignore[arg-type] # only ``mint`` made it
+        return _Bound(*values) if values else None  # type: ignore[arg-type] # only ``mint`` made it
 
-    async def mint(self, name: str, cluster: str | None, *, expires_in: float = 3600.0) -> str:
+    async def mint(self, name: str, cluster: str | None, *, expires_in: float = 3600.0) -> Minted:
         """A token that enrolls ``name`` into ``cluster`` once, within ``expires_in`` seconds.
 
         Raises BadRequest when a name is not fit or the time is too long, StoreUnavailable when it cannot be kept.
@@ -159,14 +170,14 @@ class EnrollmentTokens:
         check_names(name, cluster)
         if not 0 < expires_in <= LONGEST:
             raise BadRequest("expiry_invalid", "A minted token waits between a moment and 30 days.")
-        minted = _Minted(secrets.token_hex(8), name, cluster, self._clock() + expires_in)
-        text = self._stamp.make(list(minted))
-        await self._store.put(_key(minted.id), b"1", ttl=expires_in)
-        return text
+        bound = _Bound(secrets.token_hex(8), name, cluster, self._clock() + expires_in)
+        text = self._stamp.make(list(bound))
+        await self._store.put(minted_key(bound.id), json.dumps(list(bound)).encode(), ttl=expires_in)
+        return Minted(bound.id, text)
 
     async def withdraw(self, token_id: str) -> bool:
         """Make a minted token useless; whether it was still unused."""
-        return await self._store.delete(_key(token_id)) > 0
+        return await self._store.delete(minted_key(token_id)) > 0
 
     def __repr__(self) -> str:
         return f"<EnrollmentTokens {len(self._shared)} shared>"
@@ -215,7 +226,8 @@ def _known(entry: _Shared) -> bytes:
         return b""  # ``problems`` says it
 
 
-def _key(token_id: str) -> str:
+def minted_key(token_id: str) -> str:
+    """Where a minted token is kept while it is unused: what it is for, never its text."""
     return keys.minted_token(hashlib.sha256(token_id.encode()).hexdigest())
 
 

@@ -130,19 +130,25 @@ class Marks:
             kinds.append(("cluster", cluster))
         return self.end(kinds, since)
 
-    async def end_enrolled(self, kind: EnrolledKind, name: str, *, before: float, until: float) -> None:
-        """Revoke enrolled credentials: those of an enrollment earlier than ``before``."""
-        await self.add(Mark(kind, name, before, until))
+    async def end_enrolled(self, kind: EnrolledKind, name: str, *, before: float, until: float) -> bool:
+        """Revoke enrolled credentials: those of an enrollment earlier than ``before``; see ``add``."""
+        return await self.add(Mark(kind, name, before, until))
 
-    async def add(self, mark: Mark) -> None:
-        """Revoke: here at once, everywhere within a second, later where the store is away."""
+    async def add(self, mark: Mark) -> bool:
+        """Revoke: here at once, everywhere within a second.
+
+        False when the store is away: then the mark waits, and the others learn of it when the store is back.
+        """
         self._learn(mark)
         self._unsent.append(mark)
         try:
             await self._send()
-            await self._store.publish(keys.channel_marks(), b"1")
         except StoreUnavailable:
             log.warning("a revocation waits for the store; this replica honours it already")
+            return False
+        with suppress(StoreUnavailable):  # the stream has it, and is read each second
+            await self._store.publish(keys.channel_marks(), b"1")
+        return True
 
     def _learn(self, mark: Mark) -> None:
         known = self._marks.get((mark.kind, mark.name))

@@ -49,6 +49,7 @@ class Listen(Shape):
     tls: ListenTls | None = None
     decisions: str | None = None
     admin: str | None = "127.0.0.1:9090"
+    admin_secret: SecretRef | None = None
     trusted_proxies: list[Cidr] = []
     workers: int = Field(default=1, ge=1, le=64)
     drain: Drain = Drain()

@@ -76,7 +76,7 @@ def _is_key(text: str) -> bool:
 
 
 def _is_shared(path: KeyPath) -> bool:
-    return path[:1] == ("tokens",) or path[:2] == ("enrollment", "tokens")
+    return path[:1] == ("tokens",) or path[:2] in (("enrollment", "tokens"), ("listen", "admin_secret"))
 
 
 def _shared_secrets(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:

@@ -32,7 +32,8 @@ _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def _seconds(value: object) -> float:
+def seconds(value: object) -> float:
+    """The seconds of ``500ms 90s 15m 8h 7d``.  Raises ValueError with what it must look like."""
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise ValueError("must be a duration such as 500ms, 90s, 15m, 8h or 7d")
@@ -47,7 +48,7 @@ def _positive(value: float) -> float:
 
 Duration = Annotated[
     float,
-    BeforeValidator(_seconds),
+    BeforeValidator(seconds),
     AfterValidator(_positive),
     WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}(ms|s|m|h|d)$"}),
 ]

@@ -17,7 +17,10 @@ name                    verbs                        holds
 ``j:digest``            swap                         a ``jti`` that was seen
 ``g:kind:digest``       tally, give_back             a throttle bucket
 ``e:digest``            get, put, swap               the generation of a family of enrolled credentials
-``m:digest``            put, take, delete            a minted enrollment token that was not used yet
+``m:digest``            put, get, take, delete       what a minted enrollment token is for, until it is used
+``f:digest``            put, get                     what has enrolled: one family of credentials
+``minted``              add, remove, members         the ids of minted tokens, those that were used among them
+``families``            add, remove, members         the ids of the families that enrolled
 ``r:id``                put, get, delete             a replica that is there
 ``replicas``            add, remove, members         the replicas that were there lately
 ``marks``               append, read                 the revocations
@@ -98,6 +101,21 @@ def family(digest: str) -> str:
 def minted_token(digest: str) -> str:
     """A single-use enrollment token that was not used yet."""
     return f"m:{_digest(digest)}"
+
+
+def enrolled_family(digest: str) -> str:
+    """What is told of one enrollment."""
+    return f"f:{_digest(digest)}"
+
+
+def minted_tokens() -> str:
+    """The set of minted tokens."""
+    return "minted"
+
+
+def families() -> str:
+    """The set of enrollments."""
+    return "families"
 
 
 def replica(replica_id: str) -> str:

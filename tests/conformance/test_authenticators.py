@@ -199,7 +199,7 @@ async def enrolled(_stack: AsyncExitStack, _app: UpstreamApp, _folder: Path) -> 
 async def enrollment(_stack: AsyncExitStack, _app: UpstreamApp, _folder: Path) -> Entry:
     """An enrollment token of the settings, where the route takes it as it is."""
     replica = Replica(MemoryStore(), FakeClock())
-    minted, renewal = await replica.tokens.mint("agent", None), replica.families.begin("agent", None).renewal
+    minted, renewal = (await replica.tokens.mint("agent", None)).text, replica.families.begin("agent", None).renewal
     bad = ("", "x", OPEN[:-1], f"{OPEN} {OPEN}", minted, renewal, "é\x7f", "e30.e30.e30")
     return Entry(
         EnrollmentAuthenticator(replica.tokens, throttle=throttle(Clock())),

@@ -154,7 +154,7 @@ async def test_registration_opens_nothing_else(api: Api) -> None:
     await api.refused(405, "method_not_allowed", api.ask("POST", f"/clusters/{EU}/register/", bearer(OLD)))
     enrolling = api.proxy.graph.enrolling
     assert enrolling is not None
-    minted = await enrolling.guard._tokens.mint("agent", EU)
+    minted = (await enrolling.guard._tokens.mint("agent", EU)).text
     await api.refused(401, "enrollment_token_refused", api.register(bearer(minted)))
     await api.refused(401, "not_signed_in", api.register())
     assert (await api.enroll(minted))[0] == 201

@@ -1,6 +1,6 @@
 """Enrollment under attack, on two processes of the proxy over one real Redis.
 
-The operator is a third party on the same Redis and signing key: it mints, revokes, and can make a renewal look old.
+The operator types ``authproxy enrollment`` at the first process; a third party on the same Redis makes renewals old.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from typing import Any, Final, cast
 import aiohttp
 import pytest
 
-from authproxy.enrollment.families import GRACE, Families, Scope
-from authproxy.enrollment.issuer import Issuer
-from authproxy.enrollment.tokens import EnrollmentTokens
+from authproxy.enrollment.families import GRACE
 from authproxy.jose.sign import new_signing_key
-from authproxy.sessions.marks import Marks
 from authproxy.settings.load import from_mapping
-from authproxy.settings.schema import Settings
 from authproxy.store import keys
 from authproxy.store.base import Store
 from authproxy.store.opened import open_store
-from tests.peers.authproxy_process import SESSION_KEY, AuthproxyProcess
+from tests.peers.authproxy_process import SESSION_KEY, AuthproxyProcess, run
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
 
@@ -43,19 +39,16 @@ PATIENCE: Final = 30.0
 
 
 class Operator:
-    """Mints and revokes on the store that the processes share."""
+    """Administers the first process by the command line."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        assert settings.enrollment is not None
-        issuer = Issuer(settings.enrollment, public_url=PUBLIC, clock=time.time)
-        marks = Marks(store, clock=time.time, on_mark=lambda _: None)
-        self.store = store
-        self.tokens = EnrollmentTokens(
-            {}, store=store, stamping=lambda: issuer.subkeys("enrollment tokens"), clock=time.time
-        )
-        self.families = Families(
-            issuer, settings.enrollment.credential, store=store, revocations=marks, clock=time.time
-        )
+    def __init__(self, process: AuthproxyProcess, store: Store) -> None:
+        self.process, self.store = process, store
+
+    async def types(self, command: str, *words: str) -> str:
+        """What ``authproxy enrollment`` prints."""
+        done = await asyncio.to_thread(run, "enrollment", command, "-c", self.process.file, *words)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout.strip()
 
     async def age(self, credential: str, seconds: float) -> None:
         """Let the latest renewal of this credential's family be ``seconds`` older."""
@@ -158,13 +151,13 @@ async def street(upstream_app: UpstreamApp, redis_server: RedisServer, tmp_path:
         settings = from_mapping(data, tmp_path, {})
         store = open_store(settings.store, budget=5.0)
         stack.push_async_callback(store.close)
-        street.operator = Operator(settings, store)
+        street.operator = Operator(street.processes[0], store)
         yield street
 
 
 async def test_a_single_use_token_from_twenty_connections_enrolls_one(street: Street) -> None:
     """Twenty connections over two processes present one minted token at once: one 201, nineteen refused."""
-    token = await street.operator.tokens.mint("agent", EU)
+    token = await street.operator.types("mint", "--name", "agent", "--cluster", EU)
     answers = await asyncio.gather(*(street.enroll(token, process=n % 2) for n in range(20)))
     assert sorted(status for status, _ in answers) == [201] + [401] * 19
     assert {said["error"] for status, said in answers if status == 401} == {"enrollment_refused"}
@@ -209,18 +202,19 @@ async def test_a_cloned_credential_ends_for_thief_and_owner(street: Street) -> N
 
 @pytest.mark.parametrize(
     ("scope", "name", "other"),
-    [("family", None, {}), ("enrolled-name", "agent", {"name": "other"}), ("cluster", EU, {"cluster": US}),
-     ("enrolled", "*", None)],
+    [("--family", None, {}), ("--name", "agent", {"name": "other"}), ("--cluster", EU, {"cluster": US}),
+     ("--all", "", None)],
 )  # fmt: skip
 async def test_what_is_revoked_is_refused_on_both_processes_within_a_second(
-    street: Street, scope: Scope, name: str | None, other: dict[str, str] | None
+    street: Street, scope: str, name: str | None, other: dict[str, str] | None
 ) -> None:
     """By family, name, cluster or all: refused everywhere, renewal too; what the scope does not mean goes on."""
     given, spared = await street.given(), await street.given(**(other or {}))
     cluster = (other or {}).get("cluster", EU)
     assert [await street.read(given["credential"], process=process) for process in (0, 1)] == [200, 200]
+    meant = family_of(given["credential"]) if name is None else name
+    await street.operator.types("revoke", scope, *([meant] if meant else []))
     since = time.monotonic()
-    await street.operator.families.revoke(scope, name or family_of(given["credential"]))
     waits = await asyncio.gather(*(street.refused_after(given["credential"], since, process=n) for n in (0, 1)))
     assert max(waits) < PROMISED
     for process in (0, 1):

@@ -323,7 +323,14 @@ def test_every_endpoint_is_explained() -> None:
     made = {(how.upper(), path) for how, path in re.findall(r'add_(\w+)\(f"\{prefix\}([^"]+)"', enrollment)}
     assert told_endpoints("Machines") == made
     assert {path for _, path in told_endpoints("Decisions for an ingress")} == {"/auth"}
-    assert {path for _, path in told_endpoints("Admin listener")} == {"/healthz", "/readyz", "/metrics"}
+    files = sorted((ROOT / "authproxy" / "admin").glob("*.py"))
+    admin = {
+        (how.upper(), path)
+        for file in files
+        for how, path in re.findall(r'router\.add_(\w+)\("([^"]+)"', file.read_text(encoding="utf-8"))
+    }
+    assert {("GET", "/healthz"), ("POST", "/enrollment/revoke")} <= admin
+    assert told_endpoints("Admin listener") == admin
 
 
 # --- nginx ---

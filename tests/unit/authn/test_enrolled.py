@@ -165,7 +165,7 @@ async def test_enrollment_tokens_and_renewals_open_no_data_path() -> None:
     """Shared, minted or a renewal: presented on a data path, each is claimed by this kind, and refused by its name."""
     replica = Replica(MemoryStore(), FakeClock())
     issued = replica.families.begin("agent", EU)
-    for token in (OLD, await replica.tokens.mint("agent", EU), issued.renewal, "ape_anything", "apr_anything"):
+    for token in (OLD, (await replica.tokens.mint("agent", EU)).text, issued.renewal, "ape_anything", "apr_anything"):
         assert replica.authenticator.presented(bearer(token))
         assert (await refused(replica, token)).code == "enrollment_token_refused"
 

@@ -90,7 +90,7 @@ async def test_a_second_name_never_widens_a_token() -> None:
 async def test_a_minted_token_is_refused_and_not_used_up() -> None:
     """The reason says which kind it is; it enrolls its machine afterwards."""
     house = House()
-    minted = await house.replica.tokens.mint("agent", EU)
+    minted = (await house.replica.tokens.mint("agent", EU)).text
     refusal = await house.refused(bearer(minted))
     assert refusal.code == "enrollment_token_refused"
     assert "single-use" in refusal.message

@@ -179,7 +179,7 @@ async def test_a_renewal_cannot_be_made_up() -> None:
     replica = Replica(MemoryStore(clock), clock)
     issued = replica.families.begin("agent", EU)
     body, _, code = issued.renewal.rpartition(".")
-    minted = await replica.tokens.mint("agent", EU)
+    minted = (await replica.tokens.mint("agent", EU)).text
     stranger = Replica(MemoryStore(clock), clock, shape(NEXT_KEY)).families.begin("agent", EU).renewal
     for forged in ("", "apr_", ".", body, body + ".", body + "." + code[:-1], body + "A." + code, "é" + issued.renewal,
                    stranger, minted, "apr_" + minted[4:], issued.credential, "x" * 100_000):  # fmt: skip

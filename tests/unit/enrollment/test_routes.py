@@ -15,6 +15,7 @@ from authproxy.edge.answer import Answers
 from authproxy.edge.connection import Behind, FrontDoor, info_of
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
+from authproxy.enrollment.inventory import Inventory
 from authproxy.enrollment.routes import EnrollmentRoutes, Parts
 from authproxy.errors import Refusal
 from authproxy.model import Answer, Exchange, RequestInfo
@@ -35,10 +36,12 @@ class Site:
         self.replica = Replica(store, self.clock, section)
         limits = schema.Throttle(login_per_client=schema.Limit.model_construct(burst=burst, every=6.0))
         self.notes: list[tuple[str, str, str]] = []
+        self.inventory = Inventory(self.replica.families, store=store, clock=self.clock)
         self.routes = EnrollmentRoutes(
             Parts(
                 info_of=info_of, issuer=self.replica.issuer, tokens=self.replica.tokens, families=self.replica.families,
                 throttle=Throttle(store, limits, key=b"k" * 32), clock=self.clock,
+                inventory=self.inventory,
                 note=lambda _info, *said: self.notes.append(said),
             )
         )  # fmt: skip
@@ -87,6 +90,17 @@ async def site() -> AsyncIterator[Site]:
     one = await Site().open()
     yield one
     await one.door.close()
+
+
+async def test_what_enrolls_is_listed(site: Site) -> None:
+    """An enrollment and its renewal are one entry; a refused one is none."""
+    began = site.clock.now
+    _, first = await site.enroll()
+    await site.enroll("wrong" * 8)
+    site.clock.forward(600)
+    await site.post("/enroll/renew", first["renewal"])
+    (machine,) = (await site.inventory.machines()).entries
+    assert (machine.name, machine.cluster, machine.enrolled, machine.renewed) == ("agent", EU, began, began + 600)
 
 
 async def test_enroll_and_renew(site: Site) -> None:
@@ -156,7 +170,7 @@ async def test_failed_attempts_are_throttled_and_good_ones_are_not(site: Site) -
 
 async def test_a_minted_token_enrolls_once(site: Site) -> None:
     """The second use is refused as any other bad token is; a body that could not be read did not use it up."""
-    token = await site.replica.tokens.mint("agent", EU)
+    token = (await site.replica.tokens.mint("agent", EU)).text
     assert (await site.post("/enroll", token, b"{"))[0] == 400
     assert (await site.enroll(token))[0] == 201
     assert (await site.enroll(token))[1]["error"] == "enrollment_refused"

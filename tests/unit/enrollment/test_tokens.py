@@ -40,7 +40,7 @@ async def contest(first: Store, second: Store) -> list[str]:
     """What 20 simultaneous uses of one minted token on two replicas come to."""
     clock = FakeClock()
     one, two = Replica(first, clock), Replica(second, clock)
-    token = await one.tokens.mint("agent", EU)
+    token = (await one.tokens.mint("agent", EU)).text
     return await asyncio.gather(*(outcome(replica, token) for replica in [one, two] * 10))
 
 
@@ -126,7 +126,7 @@ async def test_what_is_no_cluster_is_refused(cluster: str) -> None:
 async def test_a_minted_token_is_bound_and_survives_a_mistake() -> None:
     """Another name or cluster is refused without using the token up."""
     replica = Replica(MemoryStore(), FakeClock())
-    token = await replica.tokens.mint("agent", EU)
+    token = (await replica.tokens.mint("agent", EU)).text
     for name, cluster, code in (("other", EU, "name_refused"), ("agent", "us", "cluster_refused"),
                                 ("agent", None, "cluster_refused")):  # fmt: skip
         with pytest.raises(Forbidden) as refused:
@@ -140,7 +140,7 @@ async def test_a_minted_token_expires_and_can_be_withdrawn() -> None:
     clock = FakeClock()
     store = MemoryStore(clock)
     replica = Replica(store, clock)
-    late, withdrawn = [await replica.tokens.mint("agent", EU, expires_in=60) for _ in range(2)]
+    late, withdrawn = [(await replica.tokens.mint("agent", EU, expires_in=60)).text for _ in range(2)]
     minted = replica.tokens._read(withdrawn)
     assert minted is not None
     assert await replica.tokens.withdraw(minted.id)
@@ -148,10 +148,10 @@ async def test_a_minted_token_expires_and_can_be_withdrawn() -> None:
     clock.forward(60)
     assert await outcome(replica, late) == "enrollment_refused"
     kept = Replica(MemoryStore(FakeClock()), clock)  # a store that has not noticed the end
-    late = await kept.tokens.mint("agent", EU, expires_in=60)
+    late = (await kept.tokens.mint("agent", EU, expires_in=60)).text
     clock.forward(60)
     assert await outcome(kept, late) == "enrollment_refused"
-    lost = await replica.tokens.mint("agent", EU)
+    lost = (await replica.tokens.mint("agent", EU)).text
     assert await outcome(Replica(MemoryStore(clock), clock), lost) == "enrollment_refused"
 
 
@@ -159,7 +159,7 @@ async def test_a_minted_token_cannot_be_made_up() -> None:
     """Every changed character, and a token stamped under another key, is refused."""
     clock, store = FakeClock(), MemoryStore()
     replica = Replica(store, clock)
-    token = await replica.tokens.mint("agent", EU)
+    token = (await replica.tokens.mint("agent", EU)).text
     for at in range(4, len(token), 7):
         forged = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
         assert await outcome(replica, forged) == "enrollment_refused"
@@ -171,7 +171,7 @@ async def test_the_store_away_refuses_without_judging() -> None:
     """Nobody is admitted by a minted token that may have been used; shared tokens need no store."""
     store = Away()
     replica = Replica(store, FakeClock())
-    token = await replica.tokens.mint("agent", EU)
+    token = (await replica.tokens.mint("agent", EU)).text
     store.away = True
     with pytest.raises(Unavailable):
         await replica.tokens.admit(token, "agent", EU)

@@ -30,6 +30,7 @@ _FILES: Final = {
     "eu-01.token": "another-token-of-more-than-thirty-two-characters",
     "next-token": "the-next-enrollment-token-of-forty-characters",
     **dict.fromkeys(("fleet-current", "fleet-next"), "a-fleet-token-of-more-than-thirty-two-characters"),
+    "admin-secret": "an-admin-secret-of-more-than-thirty-two-characters",
     "forward-secret": "a-forward-secret-of-more-than-thirty-two-characters",
     "enrollment-a.jwk": JWK,
     "enrollment-b.jwk": JWK,
