@@ -55,7 +55,7 @@ class Authproxy:
         self._stop: Final = asyncio.Event()
         self._hurry: Final = asyncio.Event()
         self._swapping: Final = asyncio.Lock()
-        self._retiring: Final[dict[asyncio.Task[None], Graph]] = {}
+        self._retiring: Final[dict[asyncio.Task[None], asyncio.Task[None]]] = {}
         self.addresses: Final[dict[str, str]] = {}
 
     async def __aenter__(self) -> Self:
@@ -194,26 +194,24 @@ class Authproxy:
     def _retire(self, former: Graph, left: list[Callable[[], Awaitable[None]]]) -> None:
         if len(self._retiring) >= _RETIRING:
             log.warning("too many earlier settings are still in use: what goes on by the oldest is broken off")
-            next(iter(self._retiring)).cancel()
-        task = asyncio.get_running_loop().create_task(self._left(former, left))
-        self._retiring[task] = former
+            next(iter(self._retiring.values())).cancel()
+        loop = asyncio.get_running_loop()
+        emptied = loop.create_task(_all(left))
+        task = loop.create_task(self._left(former, emptied))
+        self._retiring[task] = emptied
         task.add_done_callback(lambda task: self._retiring.pop(task, None))
 
-    async def _left(self, former: Graph, left: list[Callable[[], Awaitable[None]]]) -> None:
-        """Keep a graph until the last exchange has left it."""
-        try:
-            for each in left:
-                await each()
-        finally:
-            await self._write_down(former)
-            await former.__aexit__(None, None, None)
-            self.lasting.live.forget_cookies()  # those that it opened last may have been sealed by a key that is gone
+    async def _left(self, former: Graph, emptied: asyncio.Task[None]) -> None:
+        """Keep a graph until the last exchange has left it.  Only the waiting may be cut short, never the leaving."""
+        await asyncio.wait([emptied])
+        await self._write_down(former)
+        await former.__aexit__(None, None, None)
+        self.lasting.live.forget_cookies()  # those that it opened last may have been sealed by a key that is gone
 
     async def _leave_graphs(self) -> None:
-        tasks = list(self._retiring)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for emptied in self._retiring.values():
+            emptied.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         if hasattr(self, "graph"):
             await self.graph.__aexit__(None, None, None)
 
@@ -237,6 +235,10 @@ class Authproxy:
     async def _write_down(graph: Graph) -> None:
         with suppress(StoreUnavailable):
             await graph.resumption.write_back()
+
+
+async def _all(left: list[Callable[[], Awaitable[None]]]) -> None:
+    await asyncio.gather(*(each() for each in left))
 
 
 def _certificate(tls: ListenTls) -> ServerCertificate:
