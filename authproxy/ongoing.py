@@ -11,7 +11,7 @@ from typing import Final, Self
 log = logging.getLogger("authproxy")
 _PAUSE: Final = 1.0  # seconds before work that failed begins again
 
-_AGAIN: Final = 1.0  # seconds before a task that did not end is asked to once more
+_AGAIN: Final = 5.0  # seconds before a task that did not end is asked to once more
 
 Work = Callable[[], Coroutine[None, None, None]]
 

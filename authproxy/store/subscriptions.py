@@ -52,6 +52,7 @@ class Subscriptions:
         self._renewed = False  # told that the server is another one now
         self._attempt = 0
         self._task: asyncio.Task[None] | None = None
+        self._leaving = False  # the connection is being closed
 
     async def add(self, channel: str, callback: Callback) -> Callable[[], Awaitable[None]]:
         """Listen.  Waits for the server's word for ``patience`` seconds at most, and goes on trying after that."""
@@ -98,7 +99,8 @@ class Subscriptions:
     async def _stop(self) -> None:
         task, self._task = self._task, None
         while task is not None and not task.done():
-            task.cancel()  # again and again: the client may take one for the end of its own waiting, and go on
+            if not self._leaving:  # to cut that short would leave the connection open
+                task.cancel()  # again and again: the client may take one for the end of its own waiting, and go on
             await asyncio.wait([task], timeout=_AGAIN)
 
     def _wake(self) -> None:
@@ -124,9 +126,11 @@ class Subscriptions:
                 await self._align(link)
                 await self._hear(link)
         finally:
+            self._leaving = True
             self._lost()
             with contextlib.suppress(Exception):
                 await link.aclose()
+            self._leaving = False
 
     def _lost(self) -> None:
         self._asked.clear()
