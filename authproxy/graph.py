@@ -273,8 +273,8 @@ class Graph:
     def _describe(self, raw: Raw) -> RequestInfo:
         return describe(raw, trusted=self.trusted, request_id=token(12), public_scheme=self.origins.scheme)
 
-    async def _proxied(self, exchange: Exchange) -> None:
-        await self.pipeline.proxy(exchange)
+    def _proxied(self, exchange: Exchange) -> Awaitable[None] | None:
+        return self.pipeline.proxy(exchange)
 
     def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None, request_id: str) -> None:
         """A refusal before or beside the pipeline: one audit line, with its code."""

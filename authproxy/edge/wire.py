@@ -1,7 +1,7 @@
-"""The client's connection as aiohttp's protocol sees it: the parser's strictness, the tap of a tunnel, the caps.
+"""A client's connection: heads and bodies told apart, strictly; one exchange at a time; everything bounded.
 
-This file knows private names of aiohttp's request handler; ``tests/unit/edge/test_connection.py`` says which, so that
-another release of it is noticed.  It knows nothing of routing, callers or answers.
+The room knows what a well-formed message is.  It knows nothing of routing, callers or answers: whoever serves is
+called with each ``ClientExchange``, and nothing of the next request is looked at before that one is over.
 """
 
 from __future__ import annotations
@@ -10,113 +10,425 @@ import asyncio
 import logging
 import socket
 import struct
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Final, NamedTuple
 
-from aiohttp import http_parser, web
-from aiohttp.web_protocol import RequestHandler
-
+from authproxy.edge.exchange import ClientExchange
+from authproxy.edge.tap import Tap
+from authproxy.errors import BadRequest, ClientGone, HeadTooLarge, Refusal
+from authproxy.http1.chunks import Chunks
+from authproxy.http1.heads import END, Malformed, RequestHead, RequestHeads
+from authproxy.model import Headers
 from authproxy.transport import abort
 
-CONNECTIONS: Final = 10_000  # open at once, per listener
+CONNECTIONS: Final = 20_000  # open at once, per listener
 LINE_LIMIT: Final = 16 * 1024  # octets of a request line or a header line: sealed cookies and tokens need the room
+HEAD_LIMIT: Final = 64 * 1024  # octets of a whole head
 HEADER_LIMIT: Final = 128
-KEEPALIVE_SECONDS: Final = 75.0  # idle, and from the end of one answer to the end of the next request's head
+KEEPALIVE_SECONDS: Final = 75.0  # idle between two requests, and before the first
+HEAD_SECONDS: Final = 30.0  # from the first octet of a head to its last
+READ_SECONDS: Final = 30.0  # between two pieces of a request body
+WRITE_SECONDS: Final = 60.0  # for a client to make room for the next piece
 LINGER_SECONDS: Final = 2.0  # how long an unread body is swallowed after an early answer, so that the answer arrives
 STALL_SECONDS: Final = 60  # an unread answer holds a connection no longer
-_TAP_HIGH: Final = 64 * 1024
+SWEEP_SECONDS: Final = 0.25  # how exactly all of these are kept
+_SWALLOWED: Final = 1024 * 1024  # octets of a body that nobody wants
+_AHEAD: Final = 64 * 1024  # octets that are kept of what comes before its turn
+_AT_ONCE: Final = 16  # pipelined requests that are served before others have their turn
+_NEVER: Final = float("inf")
 
 _log = logging.getLogger("authproxy")
 
-Malformed = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+class State(Enum):
+    """What the next octets of a connection are."""
+
+    HEAD = auto()
+    BODY = auto()
+    WAITING = auto()  # they wait for the answer to the request before them
+    TUNNEL = auto()
+    SWALLOW = auto()  # nobody will read them
 
 
-def require_strict_parser() -> None:
-    """Raise RuntimeError unless llhttp parses: aiohttp's fallback in Python accepts what llhttp refuses."""
-    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise RuntimeError("aiohttp was installed without its C extensions; authproxy needs its strict HTTP parser")
+class Hold(NamedTuple):
+    """Why a connection is not read, each a bit."""
+
+    AHEAD: int = 1  # enough waits here already
+    BODY: int = 2  # whoever takes the body asked for a pause
 
 
-class Tap:
-    """The bytes of a client after its Upgrade request, with backpressure.
-
-    ``early`` is set when bytes came before the 101: nobody knows to which protocol they belong (CVE-2025-64763).
-    """
-
-    def __init__(self, transport: asyncio.Transport, *, early: bool) -> None:
-        self.early = early
-        self.open = False  # the 101 was sent
-        self._transport: Final = transport
-        self._pieces: Final[deque[bytes]] = deque()
-        self._held = 0
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def feed(self, data: bytes) -> None:
-        """What the socket brought."""
-        if not self.open:
-            self.early = True
-            return
-        self._pieces.append(data)
-        self._held += len(data)
-        if self._held >= _TAP_HIGH and not self._transport.is_closing():
-            self._transport.pause_reading()
-        self._wake()
-
-    def end(self) -> None:
-        """The client sends no more."""
-        self._ended = True
-        self._wake()
-
-    async def read(self) -> bytes:
-        """The next bytes; empty at the end."""
-        while not self._pieces and not self._ended:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        if not self._pieces:
-            return b""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        self._held = 0
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-        return data
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def __repr__(self) -> str:
-        return f"<Tap {'open' if self.open else 'shut'}, {self._held} bytes held>"
+_HOLD: Final = Hold()
 
 
-class ClientConnection(RequestHandler):
-    """aiohttp's connection, made quiet about malformed requests and aware of what follows an Upgrade."""
+class Peer(NamedTuple):
+    """Who is at the other end; it stays the same for all requests of a connection."""
 
-    __slots__ = ("_malformed", "_recent", "gone", "serving", "tap")
+    address: str  # "" on a Unix socket
+    tls: bool
+    certificate: Mapping[str, object] | None
 
-    def __init__(self, manager: Connections, malformed: Malformed, **limits: Any) -> None:
-        super().__init__(manager, loop=asyncio.get_running_loop(), **limits)
-        self._malformed = malformed
-        self._recent = b""  # the last octets of the segment before, to see where a head ended
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_blank", "_buffer", "_chunks", "_connections", "_heads", "_holds", "_inside", "_left", "_room", "_swallowed",
+        "deadline", "exchange", "full", "gone", "peer", "state", "tap", "transport",
+    )  # fmt: skip
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections: Final = connections
+        self._heads: Final = RequestHeads()
+        self._buffer = b""
+        self._blank = False  # an empty line before a request line was skipped
+        self._inside = False
+        self._holds = 0
+        self._left = 0  # octets that a body of known length still lacks
+        self._chunks: Chunks | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._swallowed = 0
+        self.state = State.HEAD
+        self.transport: asyncio.Transport | None = None
+        self.exchange: ClientExchange | None = None
         self.tap: Tap | None = None
+        self.deadline = _NEVER  # by the event loop's clock; the sweep looks at it
+        self.full = False
         self.gone = False
-        self.serving = False
+        self.peer = Peer("", tls=False, certificate=None)
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self.transport = transport  # type: ignore[assignment]
+        if not self._connections.enter(self):
+            self.gone = True
+            self.abort()
+            return
+        name = transport.get_extra_info("peername")
+        tls = transport.get_extra_info("sslcontext") is not None
+        certificate = (transport.get_extra_info("peercert") or None) if tls else None
+        self.peer = Peer(str(name[0]) if isinstance(name, tuple) else "", tls, certificate)
+        self.limit_stall(STALL_SECONDS)
+        self.deadline = self._connections.now() + KEEPALIVE_SECONDS
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is State.HEAD:
+            self._buffer = self._buffer + data if self._buffer else data
+            self._serve_heads()
+        elif self.state is State.BODY:
+            self._read_body(data)
+        elif self.state is State.TUNNEL and self.tap is not None:
+            self.tap.feed(data)
+        elif self.state is State.SWALLOW:
+            self._swallow(len(data))
+        else:
+            self._buffer += data
+            if len(self._buffer) > _AHEAD:
+                self._hold(_HOLD.AHEAD)
+
+    def eof_received(self) -> bool:
+        """Keep the other direction open for a tunnel; otherwise a client that sends FIN has gone."""
+        if self.tap is not None:
+            self.tap.end()
+            return not self.peer.tls  # TLS has no half-close
+        self._lost()
+        return False
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._connections.leave(self)
+        self._lost()
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self.state is not State.TUNNEL:  # a reader may pause for long in a tunnel; what is held is bounded
+            self.deadline = self._connections.now() + WRITE_SECONDS
+        if self.exchange is not None:
+            self.exchange.client_full()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self._renew_deadline()
+        self._make_room()
+        if self.exchange is not None:
+            self.exchange.client_ready()
+
+    # Heads
 
     @property
     def idle(self) -> bool:
-        """No request is being served or waits to be."""
-        return not self.serving and not self._messages
+        """No request is being served, and none has come that waits to be."""
+        return self.state is State.HEAD and END not in self._buffer
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if isinstance(self._manager, Connections) and self._manager.full:
-            _log.warning("connection refused: %d are open", CONNECTIONS)
+    @property
+    def closing(self) -> bool:
+        """No further request is wanted on it: the process goes away."""
+        return self._connections.closing()
+
+    @property
+    def early(self) -> bool:
+        """Octets came behind a request before its answer."""
+        return bool(self._buffer)
+
+    def _serve_heads(self) -> None:
+        """Serve what has come, one request after the other, as long as answers come without waiting."""
+        if self._inside:
+            return
+        self._inside = True
+        try:
+            for _ in range(_AT_ONCE):
+                if self.state is not State.HEAD or not self._buffer or self.gone or not self._serve_head():
+                    return
+            asyncio.get_running_loop().call_soon(self._serve_heads)
+        finally:
+            self._inside = False
+
+    def _serve_head(self) -> bool:
+        """Serve the request at the beginning of the buffer; False when it has not come whole."""
+        try:
+            block = self._block()
+            if block is None:
+                return False
+            head = self._parsed(block)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return False
+        self._begin(head)
+        return True
+
+    def _block(self) -> bytes | None:
+        """The next head, cut from the buffer; None while it is not whole.  Raises Refusal."""
+        if self._buffer.startswith(b"\r\n") and not self._blank:
+            self._blank, self._buffer = True, self._buffer[2:]  # RFC 9112 section 2.2: one empty line is ignored
+        end = self._buffer.find(END) + len(END)
+        if end < len(END):
+            self._check_beginning()
+            return None
+        if end > HEAD_LIMIT:
+            raise _too_large()
+        block, self._buffer = self._buffer[:end], self._buffer[end:]
+        self._blank = False
+        return block
+
+    def _check_beginning(self) -> None:
+        """Refuse early what can never become a head, and bound the time and the octets of what may."""
+        begun = self._buffer
+        if len(begun) > HEAD_LIMIT or (len(begun) > LINE_LIMIT and b"\r\n" not in begun):
+            raise _too_large()
+        if begun and not (b"A" <= begun[:1] <= b"Z" or (begun == b"\r" and not self._blank)):
+            raise _malformed()
+        if begun.count(b"\n") != begun.count(b"\r\n"):
+            raise _malformed()
+        if begun and self.deadline is not _NEVER:
+            self.deadline = min(self.deadline, self._connections.now() + HEAD_SECONDS)
+
+    def _parsed(self, block: bytes) -> RequestHead:
+        try:
+            head = self._heads.parse(block)
+        except Malformed as error:
+            raise _malformed(str(error)) from None
+        if len(head.lines) > HEADER_LIMIT:
+            raise _too_large()
+        if len(block) > LINE_LIMIT and any(len(line) > LINE_LIMIT for line in block.split(b"\r\n")):
+            raise _too_large()
+        return head
+
+    def _begin(self, head: RequestHead) -> None:
+        headers = Headers(head.lines)
+        length = self._framing(headers)
+        exchange = self.exchange = ClientExchange(self, head, headers, length)
+        if length == 0:
+            self.state, self.deadline = State.WAITING, _NEVER
+            exchange.body_done = True
+        else:
+            self.state = State.BODY
+            self.deadline = self._connections.now() + READ_SECONDS
+            self._left, self._chunks = length or 0, Chunks() if length is None else None
+            self._body_in_buffer()
+        self._connections.serve(exchange)
+
+    @staticmethod
+    def _framing(headers: Headers) -> int | None:
+        """Octets of the body, None for a chunked one (RFC 9112 section 6.3).
+
+        The parser has refused lengths that differ or are no numbers; what is ambiguous yet is refused by whoever
+        serves, and its connection ends.
+        """
+        if b"transfer-encoding" in headers:
+            return None
+        return int(headers.get(b"content-length") or b"0")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Nothing on this connection can be believed any more."""
+        self._buffer = b""
+        self.state, self.deadline = State.WAITING, _NEVER
+        head = RequestHead("", b"", (1, 1), (), keep_alive=False, upgrade=False)
+        exchange = self.exchange = ClientExchange(self, head, Headers(), 0)
+        self._connections.unread(exchange, refusal)
+
+    # Bodies
+
+    def _body_in_buffer(self) -> None:
+        data, self._buffer = self._buffer, b""
+        if data:
+            self._read_body(data)
+
+    def _read_body(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        if self._chunks is not None:
+            self._read_chunks(data, self._chunks, exchange)
+            return
+        piece, self._buffer = data[: self._left], data[self._left :]
+        self._left -= len(piece)
+        self._renew_deadline()
+        exchange.body_piece(piece)
+        if not self._left and self.state is State.BODY:
+            self._body_whole(exchange)
+
+    def _read_chunks(self, data: bytes, chunks: Chunks, exchange: ClientExchange) -> None:
+        try:
+            pieces = chunks.feed(data)
+        except Malformed as error:
+            self.state, self.deadline = State.SWALLOW, self._connections.now() + LINGER_SECONDS
+            text = "The body of the request cannot be read."
+            exchange.body_failed(BadRequest("malformed_body", text, reason=str(error)))
+            return
+        self._renew_deadline()
+        for piece in pieces:
+            exchange.body_piece(piece)
+        if chunks.done and self.state is State.BODY:
+            self._buffer, self._chunks = chunks.rest, None
+            self._body_whole(exchange)
+
+    def _body_whole(self, exchange: ClientExchange) -> None:
+        self.state = State.WAITING
+        self._renew_deadline()
+        exchange.body_ended()
+
+    def hold_body(self) -> None:
+        """Read no more of the body for now."""
+        self._hold(_HOLD.BODY)
+
+    def resume_body(self) -> None:
+        """Read on."""
+        self._release(_HOLD.BODY)
+
+    def _hold(self, why: int) -> None:
+        if not self._holds and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._holds |= why
+        self._renew_deadline()
+
+    def _release(self, why: int) -> None:
+        if not self._holds & why:
+            return
+        self._holds &= ~why
+        if not self._holds and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._renew_deadline()
+
+    def _renew_deadline(self) -> None:
+        """How long the client may take for what it has to do next."""
+        if self.full and self.state is not State.TUNNEL:
+            self.deadline = self._connections.now() + WRITE_SECONDS
+        elif self.state is State.BODY and not self._holds:
+            self.deadline = self._connections.now() + READ_SECONDS
+        elif self.state in (State.BODY, State.WAITING, State.TUNNEL):
+            self.deadline = _NEVER
+
+    # Answers
+
+    def send(self, data: bytes) -> None:
+        """Write octets.  Raises ClientGone."""
+        transport = self.transport
+        if self.gone or transport is None or transport.is_closing():
+            raise ClientGone("the client closed the connection")
+        transport.write(data)
+
+    async def room(self) -> None:
+        """Wait until what was written has gone out far enough.  Raises ClientGone."""
+        while self.full and not self.gone:
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+        if self.gone:
+            raise ClientGone("the client closed the connection")
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    def answered(self, *, keep_alive: bool) -> None:
+        """The exchange is over.  Go on with the next request, or end the connection in order."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self._connections.ended(exchange)
+        if self.gone:
+            return
+        if keep_alive and self.state is State.WAITING:
+            self.state = State.HEAD
+            self.deadline = self._connections.now() + KEEPALIVE_SECONDS
+            self._release(_HOLD.AHEAD | _HOLD.BODY)
+            self._serve_heads()
+        else:
+            self._part()
+
+    def _part(self) -> None:
+        """Close, but not before the client had time to read: a reset would take the answer with it."""
+        transport = self.transport
+        unread = self.state in (State.BODY, State.SWALLOW) or bool(self._buffer) or bool(self._holds)
+        self._buffer = b""
+        if transport is None or transport.is_closing():
+            return
+        if not unread:
+            self.close()
+            return
+        self.state, self.deadline = State.SWALLOW, self._connections.now() + LINGER_SECONDS
+        self._release(_HOLD.AHEAD | _HOLD.BODY)
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def _swallow(self, octets: int) -> None:
+        self._swallowed += octets
+        if self._swallowed > _SWALLOWED:
+            self.abort()
+
+    def tunnel(self) -> Tap:
+        """From now on everything that comes is for the tunnel."""
+        assert self.transport is not None
+        self.state, self.deadline, self.tap = State.TUNNEL, _NEVER, Tap(self.transport)
+        self.limit_stall(0)
+        return self.tap
+
+    # Ends
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.deadline = _NEVER
+        if self.exchange is not None and not self.gone:
+            why = "the client reads nothing" if self.full else "the client stopped sending its body"
+            self.exchange.body_failed(ClientGone(why))
+            self.abort()
+        elif self.state is State.SWALLOW:
             self.abort()
         else:
-            self.limit_stall(STALL_SECONDS)
+            self.close()
+
+    def _lost(self) -> None:
+        if self.gone:
+            return
+        self.gone = True
+        self.deadline = _NEVER
+        self._make_room()
+        exchange, self.exchange = self.exchange, None
+        if self.tap is not None:
+            self.tap.end()  # what came before the loss is still delivered
+        if exchange is not None:
+            exchange.client_gone()
+            self._connections.ended(exchange)
 
     def limit_stall(self, seconds: int) -> None:
         """Let the kernel break off a client that acknowledges nothing for so long; 0 for never."""
@@ -128,118 +440,90 @@ class ClientConnection(RequestHandler):
         ):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
 
-    def data_received(self, data: bytes) -> None:
-        if self.tap is not None and data:
-            self.tap.feed(data)
-            return
-        super().data_received(data)
-        if self._messages:
-            self._look_at(self._messages[-1][0], self._recent + data)
-        self._recent = data[-3:]
-
-    def _look_at(self, last: Any, segment: bytes) -> None:
-        if getattr(last, "upgrade", False):
-            self._hold(segment)
-        elif hasattr(last, "exc"):
-            self._spoil_body()
-
-    def _spoil_body(self) -> None:
-        # The parser fails inside a body without telling whoever reads that body.
-        current = self._current_request
-        if current is not None and not current.content.is_eof():
-            current.content.set_exception(web.RequestPayloadError("malformed"))
-
-    def _hold(self, segment: bytes) -> None:
-        # Whatever follows an Upgrade request is never parsed as HTTP.  Two heads in one segment, or anything behind
-        # the head, count as early bytes: the parser does not say how much of the segment it took.
-        if self.tap is None and self.transport is not None and self._messages[-1][1].is_eof():
-            early = bool(self._message_tail) or not segment.endswith(b"\r\n\r\n") or segment.count(b"\r\n\r\n") > 1
-            self.tap = Tap(self.transport, early=early)
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the other direction open for a tunnel; otherwise a client that sends FIN has gone."""
-        if self.tap is None or not self.tap.open:
-            return False
-        self.tap.end()
-        return self.ssl_context is None  # TLS has no half-close
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.gone = True
-        task = self._task_handler
-        super().connection_lost(exc)
-        if self.tap is not None and self.tap.open:
-            self.tap.end()  # what came before the loss is still delivered
-        elif task is not None:
-            task.cancel()  # nobody waits for the answer: the exchange, and with it the upstream request, ends now
-
     def reset(self) -> None:
         """From now on the connection ends with a reset (RFC 9293 section 3.10.4), which nobody takes for an end."""
         sock = self.transport.get_extra_info("socket") if self.transport else None
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
+    def close(self) -> None:
+        """Close after what was written."""
+        if self.transport is not None:
+            self.transport.close()
+
     def abort(self) -> None:
         """Break the connection off without flushing."""
         abort(self.transport)
+        self._lost()
 
-    def close_idle(self) -> None:
-        """Close when nothing is being served.  Otherwise the body of a running request would not be read on."""
-        if self.idle:
-            self.force_close()
-
-    def handle_error(self, *args: Any, **kw: Any) -> web.StreamResponse:
-        """End the connection: the door answers for everything, so that only a broken connection comes here."""
-        cause = kw.get("exc", args[2] if len(args) > 2 else None)
-        self.log_exception("connection ended", exc_info=cause)
-        raise ConnectionError("nothing more can be said on this connection")
-
-    def _make_error_handler(self, err_info: Any) -> Malformed:
-        del err_info  # it quotes the attacker
-        return self._malformed
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """At most one short line; what a client sent is never quoted."""
-        cause = kw.get("exc_info")
-        _log.info("%s: %s", args[0] if args else "connection", type(cause).__name__)
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self.state.name.lower()}{', gone' if self.gone else ''}>"
 
 
-class Connections(web.Server):
-    """Makes and counts the connections of one listener."""
+def _malformed(reason: str = "") -> BadRequest:
+    return BadRequest("malformed_request", "This is not a valid request.", reason=reason)
 
-    def __init__(self, handler: Any, *, request_factory: Any, malformed: Malformed) -> None:
-        super().__init__(handler, request_factory=request_factory, handler_cancellation=False)
-        self._malformed: Final = malformed
+
+def _too_large() -> HeadTooLarge:
+    return HeadTooLarge("head_too_large", "The head of the request is too large.")
+
+
+class Connections:
+    """The connections of one listener: how many, and how long each may take."""
+
+    def __init__(
+        self,
+        *,
+        serve: Callable[[ClientExchange], None],
+        unread: Callable[[ClientExchange, Refusal], None],
+        ended: Callable[[ClientExchange], None],
+        closing: Callable[[], bool],
+    ) -> None:
+        self.serve: Final = serve
+        self.unread: Final = unread
+        self.ended: Final = ended
+        self.closing: Final = closing
+        self._open: Final[set[ClientConnection]] = set()
+        self._loop: Final = asyncio.get_running_loop()
+        self.now: Final = self._loop.time
+        self._sweeping: asyncio.TimerHandle | None = None
 
     def __call__(self) -> ClientConnection:
-        return ClientConnection(
-            self,
-            self._malformed,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            lingering_time=LINGER_SECONDS,
-            max_line_size=LINE_LIMIT,
-            max_field_size=LINE_LIMIT,
-            max_headers=HEADER_LIMIT,
-            auto_decompress=False,  # bodies pass through untouched
-            access_log=None,
-            logger=_log,
-        )
+        return ClientConnection(self)
 
-    @property
-    def full(self) -> bool:
-        """More connections than allowed are open."""
-        return len(self._connections) > CONNECTIONS
+    def enter(self, connection: ClientConnection) -> bool:
+        """Whether there is room for it."""
+        if len(self._open) >= CONNECTIONS:
+            _log.warning("connection refused: %d are open", len(self._open))
+            return False
+        self._open.add(connection)
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        return True
+
+    def leave(self, connection: ClientConnection) -> None:
+        """It is lost."""
+        self._open.discard(connection)
+
+    def _sweep(self) -> None:
+        """One timer for all: a timer for each request would cost more than the request's own parsing."""
+        now = self.now()
+        for connection in [one for one in self._open if one.deadline <= now]:
+            connection.expire()
+        self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep) if self._open else None
 
     def close_idle(self) -> None:
         """Close the connections that nobody uses."""
-        for connection in self.connections:
-            if isinstance(connection, ClientConnection):
-                connection.close_idle()
+        for connection in [one for one in self._open if one.idle]:
+            connection.close()
 
     def abort_all(self) -> None:
         """Break every connection off."""
-        for connection in self.connections:
-            if isinstance(connection, ClientConnection):
-                connection.abort()
+        for connection in list(self._open):
+            connection.abort()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
 
     def __repr__(self) -> str:
-        return f"<Connections {len(self._connections)} open>"
+        return f"<Connections {len(self._open)} open>"

@@ -16,13 +16,14 @@ from typing import NamedTuple, Self
 from aiohttp import web
 
 from authproxy.edge.connection import Behind, FrontDoor, info_of
-from authproxy.edge.exchange import AioExchange
+from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.errors import ClientGone, Refusal
 from authproxy.model import Answer, Exchange, HeaderList, Lifetime, RequestInfo, Upstream, UpstreamRequest
 from authproxy.transport import abort
 from authproxy.upstream.forward import Delivered, deliver
 from authproxy.upstream.pool import Pools
+from authproxy.upstream.tunnel import carry
 
 PATIENCE = 10.0
 _HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"})
@@ -231,7 +232,7 @@ class House:
         self.lifetime = lifetime
         self.refusals: list[str] = []
         self.outcomes: list[Delivered | BaseException] = []
-        self.exchanges: list[AioExchange] = []
+        self.exchanges: list[ClientExchange] = []
         self.infos: list[RequestInfo] = []
         self.before: Callable[[Exchange], Awaitable[None]] | None = None  # what happens before delivery
         self.ended = asyncio.Event()
@@ -266,7 +267,7 @@ class House:
         return RawClient(self.address)
 
     async def _proxied(self, exchange: Exchange) -> None:
-        assert isinstance(exchange, AioExchange)
+        assert isinstance(exchange, ClientExchange)
         self.exchanges.append(exchange)
         self.infos.append(exchange.info)
         try:
@@ -283,9 +284,12 @@ class House:
 
     async def _deliver(self, exchange: Exchange) -> None:
         request = upstream_request(exchange.info, self.upstream)
-        self.outcomes.append(
-            await deliver(exchange, request, pools=self.pools, response_headers=_passed, lifetime=self.lifetime)
-        )
+        how = {"response_headers": _passed, "lifetime": self.lifetime}
+        if request.upgrade:
+            pool = self.pools.of(request.upstream)
+            self.outcomes.append(await carry(exchange, request, pool=pool, **how))
+        else:
+            self.outcomes.append(await deliver(exchange, request, pools=self.pools, **how))
 
     def _refused(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
         self.refusals.append(refusal.code)
