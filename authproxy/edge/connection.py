@@ -16,12 +16,12 @@ from typing import Final, NamedTuple, cast
 
 from aiohttp import web
 
+from authproxy.edge.connections import Connections
 from authproxy.edge.departure import Departure
 from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.pages import CLOSE_SECONDS, Pages, info_of
 from authproxy.edge.request_info import Raw
 from authproxy.edge.sockets import bound, spelled
-from authproxy.edge.wire import Connections
 from authproxy.errors import BadRequest, ClientGone, ExpectationFailed, NotImplementedHere, Refusal, Unavailable
 from authproxy.model import Answer, Exchange, RequestInfo
 

@@ -7,38 +7,24 @@ called with each ``ClientExchange``, and nothing of the next request is looked a
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+from authproxy.edge import limits
 from authproxy.edge.exchange import ClientExchange
+from authproxy.edge.inbox import Inbox
 from authproxy.edge.tap import Tap
-from authproxy.errors import BadRequest, ClientGone, HeadTooLarge, Refusal
+from authproxy.errors import BadRequest, ClientGone, Refusal
 from authproxy.http1.chunks import Chunks
-from authproxy.http1.heads import END, Malformed, RequestHead, RequestHeads
+from authproxy.http1.heads import Malformed, RequestHead
 from authproxy.model import Headers
-from authproxy.transport import abort
+from authproxy.transport import abort, limit_stall, reset_at_close
 
-CONNECTIONS: Final = 20_000  # open at once, per listener
-LINE_LIMIT: Final = 16 * 1024  # octets of a request line or a header line: sealed cookies and tokens need the room
-HEAD_LIMIT: Final = 64 * 1024  # octets of a whole head
-HEADER_LIMIT: Final = 128
-KEEPALIVE_SECONDS: Final = 75.0  # idle between two requests, and before the first
-HEAD_SECONDS: Final = 30.0  # from the first octet of a head to its last
-READ_SECONDS: Final = 30.0  # between two pieces of a request body
-WRITE_SECONDS: Final = 60.0  # for a client to make room for the next piece
-LINGER_SECONDS: Final = 2.0  # how long an unread body is swallowed after an early answer, so that the answer arrives
-STALL_SECONDS: Final = 60  # an unread answer holds a connection no longer
-SWEEP_SECONDS: Final = 0.25  # how exactly all of these are kept
-_SWALLOWED: Final = 1024 * 1024  # octets of a body that nobody wants
-_AHEAD: Final = 64 * 1024  # octets that are kept of what comes before its turn
-_AT_ONCE: Final = 16  # pipelined requests that are served before others have their turn
+if TYPE_CHECKING:
+    from authproxy.edge.connections import Connections
+
 _NEVER: Final = float("inf")
-
-_log = logging.getLogger("authproxy")
 
 
 class State(Enum):
@@ -73,15 +59,13 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_blank", "_buffer", "_chunks", "_connections", "_heads", "_holds", "_inside", "_left", "_room", "_swallowed",
+        "_chunks", "_connections", "_holds", "_inbox", "_inside", "_left", "_room", "_swallowed",
         "deadline", "exchange", "full", "gone", "peer", "state", "tap", "transport",
     )  # fmt: skip
 
     def __init__(self, connections: Connections) -> None:
         self._connections: Final = connections
-        self._heads: Final = RequestHeads()
-        self._buffer = b""
-        self._blank = False  # an empty line before a request line was skipped
+        self._inbox: Final = Inbox()
         self._inside = False
         self._holds = 0
         self._left = 0  # octets that a body of known length still lacks
@@ -100,8 +84,7 @@ class ClientConnection(asyncio.Protocol):
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses of asyncio's
         if not self._connections.enter(self):
             self.gone = True
             self.abort()
@@ -110,12 +93,12 @@ class ClientConnection(asyncio.Protocol):
         tls = transport.get_extra_info("sslcontext") is not None
         certificate = (transport.get_extra_info("peercert") or None) if tls else None
         self.peer = Peer(str(name[0]) if isinstance(name, tuple) else "", tls, certificate)
-        self.limit_stall(STALL_SECONDS)
-        self.deadline = self._connections.now() + KEEPALIVE_SECONDS
+        limit_stall(transport, limits.STALL_SECONDS)
+        self.deadline = self._connections.now() + limits.KEEPALIVE_SECONDS
 
     def data_received(self, data: bytes) -> None:
         if self.state is State.HEAD:
-            self._buffer = self._buffer + data if self._buffer else data
+            self._inbox.add(data)
             self._serve_heads()
         elif self.state is State.BODY:
             self._read_body(data)
@@ -124,8 +107,8 @@ class ClientConnection(asyncio.Protocol):
         elif self.state is State.SWALLOW:
             self._swallow(len(data))
         else:
-            self._buffer += data
-            if len(self._buffer) > _AHEAD:
+            self._inbox.add(data)
+            if len(self._inbox.data) > limits.AHEAD:
                 self._hold(_HOLD.AHEAD)
 
     def eof_received(self) -> bool:
@@ -143,7 +126,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.full = True
         if self.state is not State.TUNNEL:  # a reader may pause for long in a tunnel; what is held is bounded
-            self.deadline = self._connections.now() + WRITE_SECONDS
+            self.deadline = self._connections.now() + limits.WRITE_SECONDS
         if self.exchange is not None:
             self.exchange.client_full()
 
@@ -159,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """No request is being served, and none has come that waits to be."""
-        return self.state is State.HEAD and END not in self._buffer
+        return self.state is State.HEAD and not self._inbox.ready
 
     @property
     def closing(self) -> bool:
@@ -169,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def early(self) -> bool:
         """Octets came behind a request before its answer."""
-        return bool(self._buffer)
+        return bool(self._inbox.data)
 
     def _serve_heads(self) -> None:
         """Serve what has come, one request after the other, as long as answers come without waiting."""
@@ -177,62 +160,26 @@ class ClientConnection(asyncio.Protocol):
             return
         self._inside = True
         try:
-            for _ in range(_AT_ONCE):
-                if self.state is not State.HEAD or not self._buffer or self.gone or not self._serve_head():
+            for _ in range(limits.AT_ONCE):
+                if self.state is not State.HEAD or not self._inbox.data or self.gone or not self._serve_head():
                     return
             asyncio.get_running_loop().call_soon(self._serve_heads)
         finally:
             self._inside = False
 
     def _serve_head(self) -> bool:
-        """Serve the request at the beginning of the buffer; False when it has not come whole."""
+        """Serve the request that came first; False when it has not come whole."""
         try:
-            block = self._block()
-            if block is None:
-                return False
-            head = self._parsed(block)
+            head = self._inbox.head()
         except Refusal as refusal:
             self._refuse(refusal)
             return False
+        if head is None:
+            # A fixed time for the whole of it, however it drips.
+            self.deadline = min(self.deadline, self._connections.now() + limits.HEAD_SECONDS)
+            return False
         self._begin(head)
         return True
-
-    def _block(self) -> bytes | None:
-        """The next head, cut from the buffer; None while it is not whole.  Raises Refusal."""
-        if self._buffer.startswith(b"\r\n") and not self._blank:
-            self._blank, self._buffer = True, self._buffer[2:]  # RFC 9112 section 2.2: one empty line is ignored
-        end = self._buffer.find(END) + len(END)
-        if end < len(END):
-            self._check_beginning()
-            return None
-        if end > HEAD_LIMIT:
-            raise _too_large()
-        block, self._buffer = self._buffer[:end], self._buffer[end:]
-        self._blank = False
-        return block
-
-    def _check_beginning(self) -> None:
-        """Refuse early what can never become a head, and bound the time and the octets of what may."""
-        begun = self._buffer
-        if len(begun) > HEAD_LIMIT or (len(begun) > LINE_LIMIT and b"\r\n" not in begun):
-            raise _too_large()
-        if begun and not (b"A" <= begun[:1] <= b"Z" or (begun == b"\r" and not self._blank)):
-            raise _malformed()
-        if begun.count(b"\n") != begun.count(b"\r\n"):
-            raise _malformed()
-        if begun and self.deadline is not _NEVER:
-            self.deadline = min(self.deadline, self._connections.now() + HEAD_SECONDS)
-
-    def _parsed(self, block: bytes) -> RequestHead:
-        try:
-            head = self._heads.parse(block)
-        except Malformed as error:
-            raise _malformed(str(error)) from None
-        if len(head.lines) > HEADER_LIMIT:
-            raise _too_large()
-        if len(block) > LINE_LIMIT and any(len(line) > LINE_LIMIT for line in block.split(b"\r\n")):
-            raise _too_large()
-        return head
 
     def _begin(self, head: RequestHead) -> None:
         headers = Headers(head.lines)
@@ -243,9 +190,10 @@ class ClientConnection(asyncio.Protocol):
             exchange.body_done = True
         else:
             self.state = State.BODY
-            self.deadline = self._connections.now() + READ_SECONDS
+            self.deadline = self._connections.now() + limits.READ_SECONDS
             self._left, self._chunks = length or 0, Chunks() if length is None else None
-            self._body_in_buffer()
+            if early := self._inbox.take():
+                self._read_body(early)
         self._connections.serve(exchange)
 
     @staticmethod
@@ -261,7 +209,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Nothing on this connection can be believed any more."""
-        self._buffer = b""
+        self._inbox.take()
         self.state, self.deadline = State.WAITING, _NEVER
         head = RequestHead("", b"", (1, 1), (), keep_alive=False, upgrade=False)
         exchange = self.exchange = ClientExchange(self, head, Headers(), 0)
@@ -269,18 +217,12 @@ class ClientConnection(asyncio.Protocol):
 
     # Bodies
 
-    def _body_in_buffer(self) -> None:
-        data, self._buffer = self._buffer, b""
-        if data:
-            self._read_body(data)
-
     def _read_body(self, data: bytes) -> None:
-        exchange = self.exchange
-        assert exchange is not None
+        exchange = cast("ClientExchange", self.exchange)
         if self._chunks is not None:
             self._read_chunks(data, self._chunks, exchange)
             return
-        piece, self._buffer = data[: self._left], data[self._left :]
+        piece, self._inbox.data = data[: self._left], data[self._left :]
         self._left -= len(piece)
         self._renew_deadline()
         exchange.body_piece(piece)
@@ -291,7 +233,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             pieces = chunks.feed(data)
         except Malformed as error:
-            self.state, self.deadline = State.SWALLOW, self._connections.now() + LINGER_SECONDS
+            self.state, self.deadline = State.SWALLOW, self._connections.now() + limits.LINGER_SECONDS
             text = "The body of the request cannot be read."
             exchange.body_failed(BadRequest("malformed_body", text, reason=str(error)))
             return
@@ -299,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
         for piece in pieces:
             exchange.body_piece(piece)
         if chunks.done and self.state is State.BODY:
-            self._buffer, self._chunks = chunks.rest, None
+            self._inbox.data, self._chunks = chunks.rest, None
             self._body_whole(exchange)
 
     def _body_whole(self, exchange: ClientExchange) -> None:
@@ -332,9 +274,9 @@ class ClientConnection(asyncio.Protocol):
     def _renew_deadline(self) -> None:
         """How long the client may take for what it has to do next."""
         if self.full and self.state is not State.TUNNEL:
-            self.deadline = self._connections.now() + WRITE_SECONDS
+            self.deadline = self._connections.now() + limits.WRITE_SECONDS
         elif self.state is State.BODY and not self._holds:
-            self.deadline = self._connections.now() + READ_SECONDS
+            self.deadline = self._connections.now() + limits.READ_SECONDS
         elif self.state in (State.BODY, State.WAITING, State.TUNNEL):
             self.deadline = _NEVER
 
@@ -370,7 +312,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if keep_alive and self.state is State.WAITING:
             self.state = State.HEAD
-            self.deadline = self._connections.now() + KEEPALIVE_SECONDS
+            self.deadline = self._connections.now() + limits.KEEPALIVE_SECONDS
             self._release(_HOLD.AHEAD | _HOLD.BODY)
             self._serve_heads()
         else:
@@ -379,28 +321,27 @@ class ClientConnection(asyncio.Protocol):
     def _part(self) -> None:
         """Close, but not before the client had time to read: a reset would take the answer with it."""
         transport = self.transport
-        unread = self.state in (State.BODY, State.SWALLOW) or bool(self._buffer) or bool(self._holds)
-        self._buffer = b""
+        unread = self.state in (State.BODY, State.SWALLOW) or bool(self._inbox.take()) or bool(self._holds)
         if transport is None or transport.is_closing():
             return
         if not unread:
             self.close()
             return
-        self.state, self.deadline = State.SWALLOW, self._connections.now() + LINGER_SECONDS
+        self.state, self.deadline = State.SWALLOW, self._connections.now() + limits.LINGER_SECONDS
         self._release(_HOLD.AHEAD | _HOLD.BODY)
         if transport.can_write_eof():
             transport.write_eof()
 
     def _swallow(self, octets: int) -> None:
         self._swallowed += octets
-        if self._swallowed > _SWALLOWED:
+        if self._swallowed > limits.SWALLOWED:
             self.abort()
 
     def tunnel(self) -> Tap:
         """From now on everything that comes is for the tunnel."""
-        assert self.transport is not None
-        self.state, self.deadline, self.tap = State.TUNNEL, _NEVER, Tap(self.transport)
-        self.limit_stall(0)
+        self.state, self.deadline = State.TUNNEL, _NEVER
+        self.tap = Tap(cast("asyncio.Transport", self.transport))
+        limit_stall(self.transport, 0)
         return self.tap
 
     # Ends
@@ -430,21 +371,9 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_gone()
             self._connections.ended(exchange)
 
-    def limit_stall(self, seconds: int) -> None:
-        """Let the kernel break off a client that acknowledges nothing for so long; 0 for never."""
-        sock = self.transport.get_extra_info("socket") if self.transport else None
-        if (
-            sock is not None
-            and sock.family in (socket.AF_INET, socket.AF_INET6)
-            and hasattr(socket, "TCP_USER_TIMEOUT")
-        ):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
-
     def reset(self) -> None:
-        """From now on the connection ends with a reset (RFC 9293 section 3.10.4), which nobody takes for an end."""
-        sock = self.transport.get_extra_info("socket") if self.transport else None
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """From now on the connection ends with a reset, which nobody takes for an end."""
+        reset_at_close(self.transport)
 
     def close(self) -> None:
         """Close after what was written."""
@@ -458,72 +387,3 @@ class ClientConnection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self.state.name.lower()}{', gone' if self.gone else ''}>"
-
-
-def _malformed(reason: str = "") -> BadRequest:
-    return BadRequest("malformed_request", "This is not a valid request.", reason=reason)
-
-
-def _too_large() -> HeadTooLarge:
-    return HeadTooLarge("head_too_large", "The head of the request is too large.")
-
-
-class Connections:
-    """The connections of one listener: how many, and how long each may take."""
-
-    def __init__(
-        self,
-        *,
-        serve: Callable[[ClientExchange], None],
-        unread: Callable[[ClientExchange, Refusal], None],
-        ended: Callable[[ClientExchange], None],
-        closing: Callable[[], bool],
-    ) -> None:
-        self.serve: Final = serve
-        self.unread: Final = unread
-        self.ended: Final = ended
-        self.closing: Final = closing
-        self._open: Final[set[ClientConnection]] = set()
-        self._loop: Final = asyncio.get_running_loop()
-        self.now: Final = self._loop.time
-        self._sweeping: asyncio.TimerHandle | None = None
-
-    def __call__(self) -> ClientConnection:
-        return ClientConnection(self)
-
-    def enter(self, connection: ClientConnection) -> bool:
-        """Whether there is room for it."""
-        if len(self._open) >= CONNECTIONS:
-            _log.warning("connection refused: %d are open", len(self._open))
-            return False
-        self._open.add(connection)
-        if self._sweeping is None:
-            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
-        return True
-
-    def leave(self, connection: ClientConnection) -> None:
-        """It is lost."""
-        self._open.discard(connection)
-
-    def _sweep(self) -> None:
-        """One timer for all: a timer for each request would cost more than the request's own parsing."""
-        now = self.now()
-        for connection in [one for one in self._open if one.deadline <= now]:
-            connection.expire()
-        self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep) if self._open else None
-
-    def close_idle(self) -> None:
-        """Close the connections that nobody uses."""
-        for connection in [one for one in self._open if one.idle]:
-            connection.close()
-
-    def abort_all(self) -> None:
-        """Break every connection off."""
-        for connection in list(self._open):
-            connection.abort()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
-
-    def __repr__(self) -> str:
-        return f"<Connections {len(self._open)} open>"

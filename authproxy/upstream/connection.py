@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from authproxy.errors import Refusal
 from authproxy.http1.chunks import Chunks
@@ -51,11 +51,13 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection.  ``idle_since`` is the event loop's time at which it was given back."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_framed", "_head", "_heads", "_held", "_interim", "_keep", "_left", "_listener", "_method",
-        "_on_idle", "_on_lost", "_silent", "full", "idle_since", "lost", "reused", "sent_whole", "transport",
+        "_buffer", "_chunks", "_framed", "_head", "_heads", "_held", "_interim", "_keep", "_left", "_listener",
+        "_method", "_on_idle", "_on_lost", "_silent", "full", "idle_since", "lost", "reused", "sent_whole", "transport",
     )  # fmt: skip
 
-    def __init__(self, on_idle: Callable[[UpstreamConnection], bool], on_lost: Callable[[UpstreamConnection], None]):
+    def __init__(
+        self, on_idle: Callable[[UpstreamConnection], bool], on_lost: Callable[[UpstreamConnection], None]
+    ) -> None:
         self._on_idle: Final = on_idle
         self._on_lost: Final = on_lost
         self._heads: Final = ResponseHeads()
@@ -84,11 +86,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def ask(self, listener: Listener, method: str, head: bytes) -> None:
         """Send the head of a request; ``write`` and ``end`` follow where it has a body."""
-        assert self.transport is not None
         self._listener, self._method = listener, method
         self._buffer, self._head, self._chunks = b"", None, None
         self._interim, self._silent, self.sent_whole = 0, True, False
-        self.transport.write(head)
+        self.write(head)
 
     def write(self, data: bytes) -> None:
         """Send octets of the request body, framed."""
@@ -115,7 +116,7 @@ class UpstreamConnection(asyncio.Protocol):
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast("asyncio.Transport", transport)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -186,9 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep = head.keep_alive
 
     def _begin_body(self, rest: bytes) -> None:
-        head, listener = self._head, self._listener
-        assert head is not None
-        assert listener is not None
+        head, listener = cast("Head", self._head), cast("Listener", self._listener)
         self._left, self._chunks, self._framed = 0, None, True
         if self._method == "HEAD" or head.status in (204, 304):
             pass
@@ -215,8 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._chunks is not None:
             self._read_chunks(data, self._chunks)
             return
-        listener = self._listener
-        assert listener is not None
+        listener = cast("Listener", self._listener)
         if not self._framed:
             listener.piece(data)
             return

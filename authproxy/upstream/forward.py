@@ -13,7 +13,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from authproxy.errors import BadRequest, ClientGone, NotAuthenticated, Refusal
 from authproxy.http1.chunks import LAST, chunk
@@ -284,8 +284,7 @@ class Delivery(Watched):
 
     async def _again(self) -> None:
         """On a new connection: another kept one may be as stale."""
-        address = self._address
-        assert address is not None
+        address = cast("Address", self._address)
         try:
             async with asyncio.timeout(min(CONNECT_SECONDS, self._timeout)):
                 connection = await self._pool.connect(address)

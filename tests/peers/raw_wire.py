@@ -284,12 +284,14 @@ class House:
 
     async def _deliver(self, exchange: Exchange) -> None:
         request = upstream_request(exchange.info, self.upstream)
-        how = {"response_headers": _passed, "lifetime": self.lifetime}
         if request.upgrade:
             pool = self.pools.of(request.upstream)
-            self.outcomes.append(await carry(exchange, request, pool=pool, **how))
+            outcome = await carry(exchange, request, pool=pool, response_headers=_passed, lifetime=self.lifetime)
         else:
-            self.outcomes.append(await deliver(exchange, request, pools=self.pools, **how))
+            outcome = await deliver(
+                exchange, request, pools=self.pools, response_headers=_passed, lifetime=self.lifetime
+            )
+        self.outcomes.append(outcome)
 
     def _refused(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
         self.refusals.append(refusal.code)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from authproxy.edge import wire
+from authproxy.edge import limits
 from authproxy.errors import ClientGone, NotAuthenticated
 from authproxy.model import Answer, Exchange
 from tests.peers.raw_wire import House, RawClient, RawUpstream, answering
@@ -192,7 +192,7 @@ async def test_expect_and_allowed() -> None:
 
 async def test_early_answer_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer before the body was read closes, so that the body is never parsed as a request."""
-    monkeypatch.setattr(wire, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "LINGER_SECONDS", 0.05)
 
     async def early(exchange: Exchange) -> None:
         exchange.answer(Answer(403, (), b"no"))
@@ -299,7 +299,7 @@ async def test_client_that_leaves_cancels() -> None:
 
 async def test_stalled_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that stops coming breaks the connection off."""
-    monkeypatch.setattr("authproxy.edge.wire.READ_SECONDS", 0.05)
+    monkeypatch.setattr("authproxy.edge.limits.READ_SECONDS", 0.05)
     async with RawUpstream(answering(b"")) as upstream, House(upstream.url) as house, house.client() as client:
         await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nab")
         assert await client.rest() == b""
@@ -308,7 +308,7 @@ async def test_stalled_body(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that reads nothing is broken off, and never more than a buffer is held for it."""
-    monkeypatch.setattr("authproxy.edge.wire.WRITE_SECONDS", 0.05)
+    monkeypatch.setattr("authproxy.edge.limits.WRITE_SECONDS", 0.05)
 
     async def endless(exchange: Exchange) -> None:
         exchange.start_response(200, (), length=None)
@@ -395,7 +395,7 @@ async def test_unix_socket(tmp_path: Path) -> None:
 
 async def test_connection_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections over the cap are broken off; the others are served."""
-    monkeypatch.setattr(wire, "CONNECTIONS", 1)
+    monkeypatch.setattr(limits, "CONNECTIONS", 1)
     async with (
         RawUpstream(answering(OK)) as upstream,
         House(upstream.url) as house,
@@ -409,7 +409,7 @@ async def test_connection_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that drips a head has a fixed time for the whole of it."""
-    monkeypatch.setattr(wire, "KEEPALIVE_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "KEEPALIVE_SECONDS", 0.1)
     async with House() as house, house.client() as client:
         await client.send(b"GET / HTTP/1.1\r\n")
         assert await client.rest() == b""
