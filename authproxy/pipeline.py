@@ -19,6 +19,7 @@ from authproxy.model import (
     Answer,
     Decision,
     Exchange,
+    Fields,
     HeaderList,
     Identity,
     Lifetime,
@@ -30,7 +31,7 @@ from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
 from authproxy.routing import RouteTable
 from authproxy.upstream.forward import Delivery
-from authproxy.upstream.head import Delivered, ResponseHeaders
+from authproxy.upstream.head import Delivered, Head, ResponseHeaders
 from authproxy.upstream.pool import Pools
 from authproxy.upstream.tunnel import carry
 
@@ -126,16 +127,11 @@ class Pipeline:
             strip_authorization=permit.proved.presented and identity.kind not in _OUTSIDE_AUTHORIZATION,
         )  # fmt: skip
 
-        def response_headers(_status: int, headers: HeaderList) -> HeaderList:
-            return mutate.response_headers(
-                headers, own_cookies=self._own_cookies, request_id=info.request_id, set_cookies=cookies,
-                private=permit.proved.presented,
-            )  # fmt: skip
-
+        downward = _Downward(self._own_cookies, info.request_id, cookies, permit.proved.presented)
         lifetime = self._life_of(identity, tunnel=bool(request.upgrade))
         if request.upgrade:
-            return self._tunnelled(course, request, response_headers, lifetime)
-        Delivery(course.exchange, request, self._pools, response_headers, lifetime, self.clock, course.done).begin()
+            return self._tunnelled(course, request, downward.headers, lifetime)
+        Delivery(course.exchange, request, self._pools, downward.fields, lifetime, self.clock, course.done).begin()
         return None
 
     async def _tunnelled(
@@ -215,6 +211,32 @@ class Pipeline:
             reason=refusal.reason if refusal else (permit.decision.reason if permit else ""),
             kind=identity.kind if identity else "", subject=identity.subject if identity else "",
             user=identity.user if identity else "", ms=round(seconds * 1000, 1),
+        )  # fmt: skip
+
+
+class _Downward:
+    """What the client gets of the upstream's headers, for one request."""
+
+    __slots__ = ("_cookies", "_own_cookies", "_private", "_request_id")
+
+    def __init__(self, own: mutate.OwnCookies, request_id: str, cookies: tuple[str, ...], private: bool) -> None:
+        self._own_cookies: Final = own
+        self._request_id: Final = request_id
+        self._cookies: Final = cookies
+        self._private: Final = private
+
+    def headers(self, _status: int, lines: HeaderList) -> HeaderList:
+        """As lines."""
+        return mutate.response_headers(
+            lines, own_cookies=self._own_cookies, request_id=self._request_id, set_cookies=self._cookies,
+            private=self._private,
+        )  # fmt: skip
+
+    def fields(self, head: Head) -> Fields:
+        """As octets."""
+        return mutate.response_fields(
+            head.headers, head.facts, own_cookies=self._own_cookies, request_id=self._request_id,
+            set_cookies=self._cookies, private=self._private,
         )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ FLOORS: Final[dict[str, int]] = {
     "authz": 2,
     "mutate": 2,
     "edge.request_info": 2,
-    "http1": 2,  # heads and chunks as octets
+    "http1": 1,  # heads and chunks as octets
     "edge.origin": 2,
     "kube.kubeconfig": 2,
     "edge.path": 1,  # the grammar of paths, hosts and addresses, which deciding is written in

@@ -63,6 +63,13 @@ class Chain(Judging):
 
     def __init__(self, authenticators: Iterable[Authenticator]) -> None:
         self._authenticators: Final = tuple(authenticators)
+        self._by_accept: Final[dict[frozenset[str], tuple[Authenticator, ...]]] = {}
+
+    def _accepted(self, accept: frozenset[str]) -> tuple[Authenticator, ...]:
+        found = self._by_accept.get(accept)
+        if found is None:  # as many as the settings have routes, at most
+            found = self._by_accept[accept] = tuple(a for a in self._authenticators if a.kind in accept)
+        return found
 
     def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:
         """The caller of a request, by the kinds that its route accepts; what still has to be awaited, where it has.
@@ -72,7 +79,7 @@ class Chain(Judging):
         """
         if match.route.policy.anonymous:
             return Proved(ANONYMOUS, presented=False)
-        present = [a for a in self._authenticators if a.kind in match.route.accept and a.presented(info)]
+        present = [a for a in self._accepted(match.route.accept) if a.presented(info)]
         if len(present) > 1:
             present = [a for a in present if not (isinstance(a, Yielding) and a.yields(info))] or present
         if len(present) > 1:

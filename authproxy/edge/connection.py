@@ -31,6 +31,7 @@ HANDSHAKE_SECONDS: Final = 10.0
 
 _log = logging.getLogger("authproxy")
 _BROKEN: Final = Answer(500)
+_CHECKED: Final = object()
 
 
 class Behind(NamedTuple):
@@ -111,6 +112,8 @@ class FrontDoor:
             except asyncio.CancelledError:
                 _break_off(former.inside)
                 raise
+            finally:
+                Pages.forget()
 
         return left
 
@@ -142,6 +145,7 @@ class FrontDoor:
             await self._fewer(lambda: not self._running, CLOSE_SECONDS)
             self._connections = None
             await self._rooms.pages.cleanup()
+            Pages.forget()
 
     async def _opened(self) -> Connections:
         if self._connections is None:
@@ -266,11 +270,13 @@ def _word(behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw |
 
 def _raw(exchange: ClientExchange) -> Raw:
     head, peer = exchange.head, exchange.connection.peer
-    return Raw(head.method, head.target, exchange.headers, peer.address, peer.tls, head.version, peer.certificate)
+    return Raw(head.method, head.target, head.headers, peer.address, peer.tls, head.version, peer.certificate)
 
 
 def _check_wire(raw: Raw) -> None:
     """Refuse what the parser lets through and another server could read differently."""
+    if (_CHECKED, raw.http_version) in raw.headers.facts:
+        return
     codings = raw.headers.all(b"transfer-encoding")
     if codings:
         _check_coding(codings, raw)
@@ -280,6 +286,7 @@ def _check_wire(raw: Raw) -> None:
     for _, value in raw.headers:
         if not value.isascii():
             _check_text(value)
+    raw.headers.facts[_CHECKED, raw.http_version] = True
 
 
 def _check_coding(codings: tuple[bytes, ...], raw: Raw) -> None:

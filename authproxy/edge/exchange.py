@@ -17,7 +17,7 @@ from authproxy.errors import ClientGone
 from authproxy.http1 import text
 from authproxy.http1.chunks import LAST, chunk
 from authproxy.http1.heads import RequestHead
-from authproxy.model import Answer, Counterpart, HeaderList, Headers, RequestInfo
+from authproxy.model import Answer, Counterpart, Fields, HeaderList, RequestInfo
 from authproxy.transport import held
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Reply:
         self.sent = len(body)
         self._over()
 
-    def start_response(self, status: int, headers: HeaderList, *, length: int | None) -> None:
+    def start_response(self, status: int, headers: HeaderList | Fields, *, length: int | None) -> None:
         """Send the head at once.  Raises ClientGone."""
         self.connection.send(self._start(status, headers, length))
 
@@ -110,7 +110,7 @@ class Reply:
         self._finished = True
         self.connection.answered(keep_alive=self._keep_alive)
 
-    def _start(self, status: int, headers: HeaderList, length: int | None) -> bytes:
+    def _start(self, status: int, headers: HeaderList | Fields, length: int | None) -> bytes:
         if self.status:
             raise RuntimeError("an exchange is answered once")
         if self.connection.gone:
@@ -156,15 +156,13 @@ class ClientExchange(Reply):
     """``model.Exchange``.  ``received`` counts octets of the request body that somebody took."""
 
     __slots__ = (
-        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "body_length", "departure", "headers",
-        "info", "received", "room_of", "task", "tunnelled",
+        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "body_length", "departure", "info", "received", "room_of", "task", "tunnelled",
     )  # fmt: skip
 
     info: RequestInfo  # set by the door once the request is described, before anybody else sees the exchange
 
-    def __init__(self, connection: ClientConnection, head: RequestHead, headers: Headers, length: int | None) -> None:
+    def __init__(self, connection: ClientConnection, head: RequestHead, length: int | None) -> None:
         super().__init__(connection, head)
-        self.headers: Final = headers
         self.body_length: Final = length
         self.received = 0
         self.departure = _NOWHERE
@@ -211,7 +209,7 @@ class ClientExchange(Reply):
         # RFC 9110 section 10.1.1: only now, after the decision, is the body asked for; HTTP/1.0 never waits.
         if self.body_done or self.status or self.head.version < (1, 1) or self.gone:
             return
-        if (self.headers.get(b"expect") or b"").lower() == b"100-continue":
+        if (self.head.headers.get(b"expect") or b"").lower() == b"100-continue":
             with suppress(ClientGone):
                 self.connection.send(text.CONTINUE)
 

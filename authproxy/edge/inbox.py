@@ -65,7 +65,7 @@ class Inbox:
             head = self._heads.parse(block)
         except Malformed as error:
             raise _malformed(str(error)) from None
-        if len(head.lines) > limits.HEADER_LINES:
+        if len(head.headers) > limits.HEADER_LINES:
             raise _too_large()
         if len(block) > limits.LINE and any(len(line) > limits.LINE for line in block.split(b"\r\n")):
             raise _too_large()

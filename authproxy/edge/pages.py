@@ -53,8 +53,14 @@ class Pages:
     async def cleanup(self) -> None:
         """Stop it."""
         await self._runner.cleanup()
-        # aiohttp remembers up to 1024 page handlers as long as the process lives, and with each of them all that its
-        # application holds.
+
+    @staticmethod
+    def forget() -> None:
+        """Let go of what was served before.
+
+        aiohttp remembers up to 1024 page handlers as long as the process lives, and with each of them all that its
+        application holds.
+        """
         web_app._cached_build_middleware.cache_clear()
 
     async def serve(self, exchange: ClientExchange) -> None:
@@ -137,7 +143,7 @@ def _request(exchange: ClientExchange, body: bytes) -> web.Request:
 
 
 def _message(exchange: ClientExchange, length: int) -> RawRequestMessage:
-    lines = _lines(exchange.head.lines, length)
+    lines = _lines(exchange.head.headers.lines, length)
     headers = CIMultiDict((name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in lines)
     target = exchange.info.target
     return RawRequestMessage(

@@ -182,9 +182,8 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def _begin(self, head: RequestHead) -> None:
-        headers = Headers(head.lines)
-        length = self._framing(headers)
-        exchange = self.exchange = ClientExchange(self, head, headers, length)
+        length = self._framing(head.headers)
+        exchange = self.exchange = ClientExchange(self, head, length)
         if length == 0:
             self.state, self.deadline = State.WAITING, _NEVER
             exchange.body_done = True
@@ -211,8 +210,8 @@ class ClientConnection(asyncio.Protocol):
         """Nothing on this connection can be believed any more."""
         self._inbox.take()
         self.state, self.deadline = State.WAITING, _NEVER
-        head = RequestHead("", b"", (1, 1), (), keep_alive=False, upgrade=False)
-        exchange = self.exchange = ClientExchange(self, head, Headers(), 0)
+        head = RequestHead("", b"", (1, 1), Headers(), keep_alive=False, upgrade=False)
+        exchange = self.exchange = ClientExchange(self, head, 0)
         self._connections.unread(exchange, refusal)
 
     # Bodies

@@ -6,12 +6,13 @@ by ``chunks`` or by a length, so that two readings of one stream cannot differ.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import httptools
 
-from authproxy.model import HeaderList
+from authproxy.model import HeaderList, Headers
 
 END: Final = b"\r\n\r\n"
 
@@ -26,7 +27,7 @@ class RequestHead(NamedTuple):
     method: str
     target: bytes
     version: tuple[int, int]
-    lines: HeaderList
+    headers: Headers
     keep_alive: bool  # by version and Connection (RFC 9112 section 9.3)
     upgrade: bool  # another protocol is asked for (RFC 9110 section 7.8), also by CONNECT
 
@@ -41,6 +42,8 @@ class ResponseHead(NamedTuple):
 
 
 _Parser = httptools.HttpRequestParser | httptools.HttpResponseParser
+_METHODS: Final = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+_REQUEST_LINE: Final = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!-~]*) HTTP/1\.1")
 _VERSIONS: Final = {"1.1": (1, 1), "1.0": (1, 0)}
 
 
@@ -96,10 +99,16 @@ def _odd(text: str) -> tuple[int, int]:
 
 
 class RequestHeads(_Heads):
-    """Parses the requests of one connection: one parser, as long as no body gets in its way."""
+    """Parses the requests of one connection: one parser, as long as no body gets in its way.
+
+    Clients say the same header lines again and again.  Where the octets from the end of the request line on are the
+    very same as last time, so is what they mean, and only the request line is looked at.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._fields = b""  # of the last head in HTTP/1.1 that ended in nothing unusual, and what it came to
+        self._last: RequestHead | None = None
         self._target = b""
         self._parser: httptools.HttpRequestParser | None = None
 
@@ -109,9 +118,22 @@ class RequestHeads(_Heads):
 
     def parse(self, block: bytes) -> RequestHead:
         """The head that is ``block``, which ends in the first empty line.  Raises Malformed."""
+        line_end = block.find(b"\r\n")
         # RFC 9112 section 3: single spaces.  llhttp takes more of them.
-        if block.count(b" ", 0, block.find(b"\r\n")) != 2:
+        if block.count(b" ", 0, line_end) != 2:
             raise Malformed("a malformed request line")
+        fields = block[line_end:]
+        if self._last is not None and fields == self._fields:
+            line = _REQUEST_LINE.fullmatch(block, 0, line_end)
+            if line is not None:
+                method, target = line.groups()
+                return self._last._replace(method=_METHODS[method], target=target)
+        head = self._parsed(block)
+        plain = head.version == (1, 1) and head.keep_alive and not head.upgrade
+        self._fields, self._last = (fields, head) if plain else (b"", None)
+        return head
+
+    def _parsed(self, block: bytes) -> RequestHead:
         parser = self._parser or self._fresh()
         self._parser, self._target = None, b""
         lines = self._fed(parser, block)
@@ -119,7 +141,7 @@ class RequestHeads(_Heads):
         if self._whole and self._keep_alive and not upgrade:
             self._parser = parser  # it waits neither for a body nor for the end
         method = parser.get_method().decode("ascii")
-        return RequestHead(method, self._target, _version(parser), lines, self._keep_alive, upgrade)
+        return RequestHead(method, self._target, _version(parser), Headers(lines), self._keep_alive, upgrade)
 
     def _fresh(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)

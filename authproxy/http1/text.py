@@ -10,7 +10,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-from authproxy.model import HeaderList
+from authproxy.model import Fields, HeaderList
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -32,12 +32,29 @@ def folded(name: bytes) -> bytes:
     return found
 
 
-def response_head(status: int, headers: HeaderList, framing: bytes) -> bytes:
+def fields(lines: HeaderList) -> bytes:
+    """Header lines as octets.  Raises ValueError for what would split a line."""
+    octets = b"".join([b"%b: %b\r\n" % line for line in lines])
+    if octets.count(b"\n") != len(lines) or octets.count(b"\r") != len(lines) or b"\0" in octets:
+        raise ValueError("a header value that cannot be sent")
+    return octets
+
+
+def response_fields(lines: HeaderList) -> Fields:
+    """``lines``, which hold no framing.  Raises ValueError for what would split a line."""
+    return Fields(fields(lines), any(folded(name) == b"date" for name, _ in lines))
+
+
+def response_head(status: int, headers: HeaderList | Fields, framing: bytes) -> bytes:
     """A response head.  ``framing`` are whole header lines; what ``headers`` say about framing is left out.
 
     The reason phrase is the standard one (RFC 9112 section 4): an upstream's own may hold anything.
     """
-    lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+    first = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    if isinstance(headers, Fields):
+        date = b"" if headers.dated else b"Date: %b\r\n" % _date(int(time.time()))
+        return b"".join((first, headers.octets, date, framing, b"\r\n"))
+    lines = [first]
     dated = status < 200
     for name, value in headers:
         key = folded(name)

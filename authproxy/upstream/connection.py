@@ -13,7 +13,6 @@ from typing import Final, Protocol, cast
 from authproxy.errors import Refusal
 from authproxy.http1.chunks import Chunks
 from authproxy.http1.heads import END, Malformed, ResponseHeads
-from authproxy.model import HeaderList
 from authproxy.transport import abort
 from authproxy.upstream.head import Head, bad_response, judged
 
@@ -51,8 +50,8 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection.  ``idle_since`` is the event loop's time at which it was given back."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_framed", "_head", "_heads", "_held", "_interim", "_keep", "_left", "_listener",
-        "_method", "_on_idle", "_on_lost", "_silent", "full", "idle_since", "lost", "reused", "sent_whole", "transport",
+        "_buffer", "_chunks", "_framed", "_head", "_heads", "_held", "_interim", "_keep", "_last", "_last_block", "_left",
+        "_listener", "_method", "_on_idle", "_on_lost", "_silent", "full", "idle_since", "lost", "reused", "sent_whole", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +66,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._framed = False  # the end of the body is known without the end of the connection
         self._chunks: Chunks | None = None
         self._left = 0
+        self._last_block = b""
+        self._last: tuple[Head, bool] | None = None
         self._interim = 0
         self._held = False
         self._keep = False
@@ -173,6 +174,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._begin_body(rest)
 
     def _read_head(self, block: bytes) -> None:
+        if block == self._last_block and self._last is not None:  # the very same octets mean the very same
+            self._head, self._keep = self._last
+            return
         if len(block) > HEAD_LIMIT:
             raise bad_response("a response head that is too long")
         head = self._heads.parse(block)
@@ -185,6 +189,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise bad_response("too many header lines")
         self._head = judged(head.status, head.version, head.lines)
         self._keep = head.keep_alive
+        self._last_block, self._last = block, (self._head, self._keep)
 
     def _begin_body(self, rest: bytes) -> None:
         head, listener = cast("Head", self._head), cast("Listener", self._listener)
@@ -255,16 +260,3 @@ class UpstreamConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         state = "lost" if self.lost else "idle" if self._listener is None else "busy"
         return f"<UpstreamConnection {state}>"
-
-
-def request_head(method: str, target: str, headers: HeaderList, framing: bytes) -> bytes:
-    """A request head; ``framing`` are whole header lines.  Raises ValueError for what would split a header line."""
-    lines = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target.encode("ascii"))]
-    lines += [b"%b: %b\r\n" % line for line in headers]
-    lines.append(framing)
-    head = b"".join(lines)
-    # The values that we make ourselves hold nothing of the kind; this holds whoever made them.
-    ends = len(headers) + 1 + framing.count(b"\n")
-    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
-        raise ValueError("a header value that cannot be sent")
-    return head + b"\r\n"

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
-from authproxy.errors import BadRequest, ClientGone, NotAuthenticated, Refusal
+from authproxy.errors import ClientGone, NotAuthenticated, Refusal
 from authproxy.http1.chunks import LAST, chunk
 from authproxy.model import Exchange, Lifetime, UpstreamRequest
-from authproxy.upstream.connection import UpstreamConnection, request_head
+from authproxy.upstream.connection import UpstreamConnection
 from authproxy.upstream.head import (
     Delivered,
     Head,
-    ResponseHeaders,
+    ResponseFields,
     timed_out,
     tls_failed,
     unreachable,
@@ -30,16 +30,13 @@ from authproxy.upstream.head import (
 from authproxy.upstream.pool import CONNECT_SECONDS, Address, Pools, Watched
 from authproxy.upstream.term import Term
 
-__all__ = ["Delivered", "Delivery", "ResponseHeaders", "deliver"]
+__all__ = ["Delivered", "Delivery", "ResponseFields", "deliver"]
 
 Done = Callable[["Delivered | Exception"], None]
 
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SIZED: Final = frozenset({"POST", "PUT", "PATCH"})
 _NEVER: Final = float("inf")
-_FRAMING: Final = frozenset({
-    b"connection", b"content-length", b"expect", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade",
-})  # fmt: skip
 
 
 async def deliver(
@@ -47,7 +44,7 @@ async def deliver(
     request: UpstreamRequest,
     *,
     pools: Pools,
-    response_headers: ResponseHeaders,
+    response_fields: ResponseFields,
     lifetime: Lifetime | None,
     clock: Callable[[], float] = time.time,
 ) -> Delivered:
@@ -62,7 +59,7 @@ async def deliver(
         else:
             found.set_result(result)
 
-    Delivery(exchange, request, pools, response_headers, lifetime, clock, done).begin()
+    Delivery(exchange, request, pools, response_fields, lifetime, clock, done).begin()
     return await found
 
 
@@ -77,37 +74,37 @@ class Delivery(Watched):
     """
 
     __slots__ = (
-        "_address", "_clock", "_connecting", "_connection", "_done", "_exchange", "_head", "_left", "_over",
-        "_pool", "_pools", "_request", "_response_headers", "_sized", "_status", "_term", "_timeout", "received",
+        "_address", "_clock", "_connecting", "_connection", "_done", "_exchange", "_head", "_lasting", "_over",
+        "_pool", "_pools", "_request", "_response_fields", "_sized", "_status", "_term", "_timeout", "received",
         "sent",
     )  # fmt: skip
 
     def __init__(
-        self, exchange: Exchange, request: UpstreamRequest, pools: Pools, response_headers: ResponseHeaders,
+        self, exchange: Exchange, request: UpstreamRequest, pools: Pools, response_fields: ResponseFields,
         lifetime: Lifetime | None, clock: Callable[[], float], done: Done,
     ) -> None:  # fmt: skip
         self._exchange: Final = exchange
         self._request: Final = request
         self._pools: Final = pools
         self._pool: Final = pools.of(request.upstream)
-        self._response_headers: Final = response_headers
+        self._response_fields: Final = response_fields
         self._term: Term | None = Term(lifetime, clock) if lifetime is not None else None
         self._done: Final = done
         self._timeout: Final = request.upstream.timeout
         self._sized: Final = exchange.body_length
-        self._left = self._sized  # octets of the request body that are still to come
         self._head = b""
         self._connection: UpstreamConnection | None = None
         self._address: Address | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._status = 0
         self._over = False
+        self._lasting = False  # the answer takes its time
         self.deadline = _NEVER
         self.received = 0
         self.sent = 0
 
     def begin(self) -> None:
-        """Send the request, at once where a connection is kept.  Raises BadRequest for a header that cannot be sent."""
+        """Send the request, at once where a connection is kept."""
         self._head = self._request_head()
         self._pools.watched.add(self)
         self._exchange.attach(self)
@@ -126,11 +123,8 @@ class Delivery(Watched):
             # RFC 9110 section 8.6: a method that anticipates a body says that there is none.
             said = self._sized or request.method in _SIZED or b"content-length" in self._exchange.info.headers
             framing = b"Content-Length: %d\r\n" % self._sized if said else b""
-        lines = tuple(line for line in request.headers if line[0].lower() not in _FRAMING)
-        try:
-            return request_head(request.method, request.target, lines, framing)
-        except ValueError:
-            raise BadRequest("bad_header", "A header value cannot be forwarded.") from None
+        line = f"{request.method} {request.target} HTTP/1.1\r\n".encode("ascii")
+        return b"".join((line, request.fields, framing, b"\r\n"))
 
     # Connecting
 
@@ -229,18 +223,15 @@ class Delivery(Watched):
             return
         self._status = head.status
         try:
-            headers = self._response_headers(head.status, head.headers)
+            headers = self._response_fields(head)
             self._exchange.start_response(head.status, headers, length=head.length)
         except Exception as error:
             self._status = 0
             self._finish(error)
-            return
-        self._await_upstream()
 
     def piece(self, piece: bytes) -> None:
         """Pass it on."""
-        term = self._term
-        if term is not None and term.over:
+        if self._lasting and self._term is not None and self._term.over:
             self._break_off()
             return
         try:
@@ -249,7 +240,7 @@ class Delivery(Watched):
             self._break_off()
             return
         self.sent += len(piece)
-        if self.deadline is not _NEVER:
+        if self._lasting and self.deadline is not _NEVER:
             self._await_upstream()
 
     def ended(self) -> None:
@@ -323,7 +314,12 @@ class Delivery(Watched):
 
     def under_way(self) -> None:
         """The answer takes its time: from now on the end of the identity cuts it."""
-        if self._term is not None and not self._over:
+        if self._over:
+            return
+        self._lasting = True
+        if self.deadline is not _NEVER:
+            self._await_upstream()
+        if self._term is not None:
             self._term.watch(self._break_off)
 
     def expire(self) -> None:

@@ -57,6 +57,7 @@ class Pool:
         self._resting: Final[dict[Address, float]] = {}
         self._idle: Final[dict[Address, deque[UpstreamConnection]]] = {one: deque() for one in self._addresses}
         self._open: Final[set[UpstreamConnection]] = set()
+        self._loop: Final = asyncio.get_running_loop()
         self._turn = 0
         self._closed = False
 
@@ -113,7 +114,7 @@ class Pool:
         waiting = self._idle[address]
         if self._closed or len(waiting) >= IDLE_LIMIT:
             return False
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._loop.time()
         waiting.append(connection)
         return True
 
