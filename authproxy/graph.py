@@ -29,8 +29,9 @@ from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrolling import Enrolling
 from authproxy.errors import Refusal
+from authproxy.exchange import Exchange
 from authproxy.lasting import Lasting, stamps
-from authproxy.model import Answer, Exchange, Identity, RequestInfo
+from authproxy.model import Answer, Identity, RequestInfo
 from authproxy.oidc.issuer import Issuer
 from authproxy.oidc.provider import Provider
 from authproxy.pipeline import Pipeline

@@ -84,8 +84,9 @@ def upstream_request(
     upstream = match.app.upstream
     keeping = _keeping(upstream.authorization, strip_authorization, identity.kind == "enrollment")
     fields = b"".join((
-        _addressed(_host(info, upstream), info.client, info.scheme, info.authority),
+        b"Host: %b\r\n" % _host(info, upstream),
         _kept_fields(info.headers, own_cookies, keeping),
+        _addressed(info.client, info.scheme, info.authority),
         b"X-Request-Id: %b\r\n" % info.request_id.encode(),
         _identity_fields(identity, upstream),
     ))  # fmt: skip
@@ -93,9 +94,9 @@ def upstream_request(
 
 
 @lru_cache(maxsize=4096)
-def _addressed(host: bytes, client: str, scheme: str, authority: str) -> bytes:
-    """Host first, as it is customary, then who asked for what, and how."""
-    return text.fields(((b"Host", host), *_forwarding(client, scheme, authority)))
+def _addressed(client: str, scheme: str, authority: str) -> bytes:
+    """Who asked for what, and how."""
+    return text.fields(tuple(_forwarding(client, scheme, authority)))
 
 
 def _kept_fields(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> bytes:

@@ -15,18 +15,8 @@ from authproxy import authz, mutate
 from authproxy.authn.chain import Chain, Proved
 from authproxy.edge.answer import Answers
 from authproxy.errors import ClientGone, Forbidden, Refusal, Unavailable
-from authproxy.model import (
-    Answer,
-    Decision,
-    Exchange,
-    Fields,
-    HeaderList,
-    Identity,
-    Lifetime,
-    Match,
-    RequestInfo,
-    UpstreamRequest,
-)
+from authproxy.exchange import Exchange, Lifetime
+from authproxy.model import Answer, Decision, Fields, HeaderList, Identity, Match, RequestInfo, UpstreamRequest
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
 from authproxy.routing import RouteTable

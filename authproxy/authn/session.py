@@ -7,7 +7,8 @@ from typing import Final
 
 from authproxy.authn.chain import Judging, Proved
 from authproxy.errors import NotAuthenticated, SessionEnded
-from authproxy.model import Kind, Lifetime, Match, RequestInfo
+from authproxy.exchange import Lifetime
+from authproxy.model import Kind, Match, RequestInfo
 from authproxy.sessions.cookie import SessionCookie
 from authproxy.sessions.live import Carried, LiveView
 from authproxy.signin.resume import Resumption

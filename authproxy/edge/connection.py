@@ -23,7 +23,8 @@ from authproxy.edge.pages import CLOSE_SECONDS, Pages, info_of
 from authproxy.edge.request_info import Raw
 from authproxy.edge.sockets import bound, spelled
 from authproxy.errors import BadRequest, ClientGone, ExpectationFailed, NotImplementedHere, Refusal, Unavailable
-from authproxy.model import Answer, Exchange, RequestInfo
+from authproxy.exchange import Exchange
+from authproxy.model import Answer, RequestInfo
 
 __all__ = ["Behind", "FrontDoor", "info_of"]
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from authproxy.edge.departure import Departure
 from authproxy.errors import ClientGone
+from authproxy.exchange import Counterpart
 from authproxy.http1 import text
 from authproxy.http1.chunks import LAST, chunk
 from authproxy.http1.heads import RequestHead
-from authproxy.model import Answer, Counterpart, Fields, HeaderList, RequestInfo
+from authproxy.model import Answer, Fields, HeaderList, RequestInfo
 from authproxy.transport import held
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class ClientExchange(Reply):
     """``model.Exchange``.  ``received`` counts octets of the request body that somebody took."""
 
     __slots__ = (
-        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "body_length", "departure", "info", "received", "room_of", "task", "tunnelled",
+        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "body_length", "departure", "info",
+        "received", "room_of", "task", "tunnelled",
     )  # fmt: skip
 
     info: RequestInfo  # set by the door once the request is described, before anybody else sees the exchange

@@ -24,7 +24,7 @@ class Audit:
     def __init__(self, stream: TextIO, *, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock: Final = clock
-        self._second = 0
+        self._second = -1
         self._said = ""
 
     @classmethod

@@ -50,8 +50,9 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection.  ``idle_since`` is the event loop's time at which it was given back."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_framed", "_head", "_heads", "_held", "_interim", "_keep", "_last", "_last_block", "_left",
-        "_listener", "_method", "_on_idle", "_on_lost", "_silent", "full", "idle_since", "lost", "reused", "sent_whole", "transport",
+        "_buffer", "_chunks", "_framed", "_head", "_heads", "_held", "_interim", "_keep", "_last", "_last_block",
+        "_left", "_listener", "_method", "_on_idle", "_on_lost", "_silent", "full", "idle_since", "lost", "reused",
+        "sent_whole", "transport",
     )  # fmt: skip
 
     def __init__(

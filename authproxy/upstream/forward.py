@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from authproxy.errors import ClientGone, NotAuthenticated, Refusal
+from authproxy.exchange import Exchange, Lifetime
 from authproxy.http1.chunks import LAST, chunk
-from authproxy.model import Exchange, Lifetime, UpstreamRequest
+from authproxy.model import UpstreamRequest
 from authproxy.upstream.connection import UpstreamConnection
 from authproxy.upstream.head import (
     Delivered,

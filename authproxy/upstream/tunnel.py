@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from authproxy.errors import BadRequest, Refusal
-from authproxy.model import Exchange, HeaderList, Lifetime, UpstreamRequest
+from authproxy.exchange import Exchange, Lifetime
+from authproxy.model import HeaderList, UpstreamRequest
 from authproxy.upstream.dedicated import HEAD_LIMIT, body, final_head
 from authproxy.upstream.head import (
     Delivered,

@@ -19,8 +19,9 @@ from authproxy.edge.connection import Behind, FrontDoor, info_of
 from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.errors import ClientGone, Refusal
+from authproxy.exchange import Exchange, Lifetime
 from authproxy.http1 import text
-from authproxy.model import Answer, Exchange, HeaderList, Lifetime, RequestInfo, Upstream, UpstreamRequest
+from authproxy.model import Answer, HeaderList, RequestInfo, Upstream, UpstreamRequest
 from authproxy.transport import abort
 from authproxy.upstream.forward import Delivered, deliver
 from authproxy.upstream.head import Head

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from authproxy.edge import limits
 from authproxy.errors import ClientGone, NotAuthenticated
-from authproxy.model import Answer, Exchange
+from authproxy.exchange import Exchange
+from authproxy.model import Answer
 from tests.peers.raw_wire import House, RawClient, RawUpstream, answering
 from tests.peers.self_signed import self_signed
 
