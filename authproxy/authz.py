@@ -32,7 +32,10 @@ def compile_policies(settings: Settings) -> dict[str, Policy]:
 def _policy(name: str, shape: PolicyShape) -> Policy:
     rules = enumerate(shape.any or ())
     compiled = tuple(_rule(f"policies.{name}.any[{number}]", rule) for number, rule in rules if _can_hold(rule))
-    return Policy(name=name, anonymous=shape.anonymous is True, rules=compiled)
+    by_caller = not any(
+        rule.clusters or rule.networks or rule.methods or rule.paths or rule.cluster_own for rule in compiled
+    )
+    return Policy(name=name, anonymous=shape.anonymous is True, rules=compiled, by_caller=by_caller)
 
 
 def _can_hold(shape: RuleShape) -> bool:
@@ -80,7 +83,19 @@ def decide(info: RequestInfo, match: Match, identity: Identity) -> Decision:
         return Decision(False, f"policy {policy.name} asks for a credential")
     if identity.clusters is not None and match.cluster not in identity.clusters:
         return Decision(False, _bounded(_wall(match.cluster, identity.clusters)))
-    return _by_rules(policy, _Asked(info, match, identity))
+    asked = _Asked(info, match, identity)
+    return _by_caller(policy, asked) if policy.by_caller else _by_rules(policy, asked)
+
+
+def _by_caller(policy: Policy, asked: _Asked) -> Decision:
+    """Judged once for each identity, whose facts never change."""
+    facts = asked.identity.facts
+    if facts is None:
+        facts = asked.identity.facts = {}
+    known: tuple[Policy, Decision] | None = facts.get(id(policy))
+    if known is None or known[0] is not policy:
+        known = facts[id(policy)] = policy, _by_rules(policy, asked)
+    return known[1]
 
 
 def _wall(cluster: str | None, bound: frozenset[str]) -> str:

@@ -142,6 +142,12 @@ class ExpectationFailed(Refusal):
     status = 417
 
 
+class HeadTooLarge(Refusal):
+    """431: a request line or header lines beyond what is read (RFC 6585 section 5)."""
+
+    status = 431
+
+
 class TooManyAttempts(Refusal):
     """429: the throttle says wait.  ``retry_after`` is in whole seconds, at least 1."""
 

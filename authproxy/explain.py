@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from authproxy import authz
 from authproxy.authn.chain import Authenticator, Chain, Proved
@@ -212,7 +212,7 @@ class _Assumed:
     def presented(self, info: RequestInfo) -> bool:  # noqa: ARG002 - it is assumed
         return True
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
+    def judge(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
         session, app = self._identity.session, match.app
         if session is not None and session.provider not in app.providers:
             raise NotAuthenticated(
@@ -257,7 +257,7 @@ class _Refused:
     def yields(self, info: RequestInfo) -> bool:  # noqa: ARG002 - it is assumed
         return True
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
+    def judge(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
         raise self._refusal
 
 
@@ -274,16 +274,8 @@ def _presented(settings: Settings, identity: Identity | None) -> Iterator[Authen
 
 
 def _proved(settings: Settings, info: RequestInfo, match: Match, identity: Identity | None) -> Proved:
-    """What the chain of authenticators says.  Nothing in it waits here, so that its first step is its last."""
-    asked = Chain(_presented(settings, identity)).authenticate(info, match)
-    try:
-        asked.send(None)
-    except StopIteration as done:
-        proved: Proved = done.value
-        return proved
-    finally:
-        asked.close()
-    raise AssertionError("an assumed identity has nothing to wait for")
+    """What the chain of authenticators says.  Nothing in it waits here."""
+    return cast("Proved", Chain(_presented(settings, identity)).judge(info, match))
 
 
 def _issuers(settings: Settings, identity: Identity) -> list[str]:

@@ -29,8 +29,9 @@ from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrolling import Enrolling
 from authproxy.errors import Refusal
+from authproxy.exchange import Exchange
 from authproxy.lasting import Lasting, stamps
-from authproxy.model import Answer, Exchange, Identity, RequestInfo
+from authproxy.model import Answer, Identity, RequestInfo
 from authproxy.oidc.issuer import Issuer
 from authproxy.oidc.provider import Provider
 from authproxy.pipeline import Pipeline
@@ -273,8 +274,8 @@ class Graph:
     def _describe(self, raw: Raw) -> RequestInfo:
         return describe(raw, trusted=self.trusted, request_id=token(12), public_scheme=self.origins.scheme)
 
-    async def _proxied(self, exchange: Exchange) -> None:
-        await self.pipeline.proxy(exchange)
+    def _proxied(self, exchange: Exchange) -> Awaitable[None] | None:
+        return self.pipeline.proxy(exchange)
 
     def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None, request_id: str) -> None:
         """A refusal before or beside the pipeline: one audit line, with its code."""

@@ -6,10 +6,10 @@ Each value is built once and never edited.  This module knows no library and no 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
 Kind = Literal["session", "bearer", "token", "enrolled", "enrollment", "certificate", "basic"]
 """What a caller may prove itself with; an app's route lists the kinds it accepts."""
@@ -24,16 +24,23 @@ class Headers:
     """The header lines of one request, as they came: order, case and duplicates kept.
 
     Look-ups ignore case (RFC 9110 section 5.1).  Values are bytes; nobody pays for decoding what no rule reads.
+
+    ``facts`` is where a pure room keeps what it has found out from these lines and nothing else, under a key of its
+    own: a client that sends the same octets again on its connection gets the same ``Headers``.
     """
 
-    __slots__ = ("_index", "lines")
+    __slots__ = ("_index", "facts", "lines")
 
     def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.lines: Final[HeaderList] = tuple(lines)
+        self.facts: Final[dict[object, Any]] = {}
         index: dict[bytes, tuple[bytes, ...]] = {}
         for name, value in self.lines:
             folded = name.lower()
-            index[folded] = (*index.get(folded, ()), value)
+            if folded in index:
+                index[folded] += (value,)
+            else:
+                index[folded] = (value,)
         self._index: Final = index
 
     def all(self, name: bytes) -> tuple[bytes, ...]:
@@ -123,6 +130,7 @@ class Policy:
     name: str
     anonymous: bool = False
     rules: tuple[Rule, ...] = ()
+    by_caller: bool = False  # who asks decides alone: no rule looks at the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +202,8 @@ class Identity:
     """
 
     __slots__ = (
-        "access_token", "claims", "clusters", "email", "email_verified", "expires_at", "groups", "id_token", "issuer",
-        "kind", "preferred_username", "scopes", "session", "subject", "user",
+        "access_token", "claims", "clusters", "email", "email_verified", "expires_at", "facts", "groups", "id_token",
+        "issuer", "kind", "preferred_username", "scopes", "session", "subject", "user",
     )  # fmt: skip
 
     def __init__(
@@ -232,6 +240,7 @@ class Identity:
         self.id_token: Final = id_token
         self.access_token: Final = access_token
         self.claims: Final[Mapping[str, object]] = claims or {}
+        self.facts: dict[object, Any] | None = None  # what pure rooms have found out, as in ``Headers``; few need it
 
     def __repr__(self) -> str:
         return f"<Identity {self.kind} {self.subject!r} of {self.issuer!r}>"
@@ -248,17 +257,36 @@ class Decision(NamedTuple):
     reason: str
 
 
-class UpstreamRequest(NamedTuple):
-    """The request as the upstream will receive it.  ``headers`` hold no framing: the wire adds its own."""
+class UpstreamRequest:
+    """The request as the upstream will receive it.
 
-    method: str
-    target: str
-    headers: HeaderList
-    upstream: Upstream
-    upgrade: str = ""  # the protocol of an accepted Upgrade, e.g. "websocket"; empty for an ordinary request
+    ``fields`` are whole header lines as octets, without framing: the wire adds its own.
+    """
+
+    __slots__ = ("fields", "method", "target", "upgrade", "upstream")
+
+    def __init__(self, method: str, target: str, fields: bytes, upstream: Upstream, upgrade: str = "") -> None:
+        self.method: Final = method
+        self.target: Final = target
+        self.fields: Final = fields
+        self.upstream: Final = upstream
+        self.upgrade: Final = upgrade  # the protocol of an accepted Upgrade, e.g. "websocket"; empty for others
+
+    @property
+    def headers(self) -> HeaderList:
+        """``fields``, taken apart again."""
+        split = (line.partition(b": ") for line in self.fields.split(b"\r\n")[:-1])
+        return tuple((name, value) for name, _, value in split)
 
     def __repr__(self) -> str:
         return f"<UpstreamRequest {self.method} {len(self.headers)} headers>"
+
+
+class Fields(NamedTuple):
+    """Header lines of a response as octets, without framing."""
+
+    octets: bytes
+    dated: bool  # one of them is Date
 
 
 class Answer(NamedTuple):
@@ -267,82 +295,3 @@ class Answer(NamedTuple):
     status: int
     headers: HeaderList = ()
     body: bytes = b""
-
-
-class Lifetime(Protocol):
-    """How long a tunnel or a stream may live: until ``ends_at`` or until ``on_end`` calls back, whichever is first."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether ``on_end`` would have called back already, and never will again."""
-
-    @property
-    def ends_at(self) -> float | None:
-        """Seconds since the epoch, or None for no end that is known beforehand."""
-
-    def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` once when the identity ends (sign-out, revocation); returns what forgets it again."""
-
-
-class Exchange(Protocol):
-    """One request and its answer on the wire, without saying which wire.
-
-    Made by ``edge.connection``; used by ``pipeline`` and ``upstream``.  Exactly one of ``answer``, ``start_response``
-    and ``tunnel`` is called, once.
-    """
-
-    info: RequestInfo
-
-    @property
-    def body_length(self) -> int | None:
-        """Content-Length of the request; 0 when it has no body; None when its body is chunked."""
-
-    def body(self) -> AsyncIterator[bytes]:
-        """The request body, piece by piece.  Sends ``100 Continue`` first where the client waits for it.
-
-        Raises ``errors.ClientGone`` when the client breaks off, so that no truncated body ever looks complete.
-        """
-
-    async def answer(self, answer: Answer) -> None:
-        """Send a whole answer of ours.  Closes the connection where the request body was left unread."""
-
-    async def start_response(self, status: int, headers: HeaderList, *, length: int | None) -> None:
-        """Send the head of the upstream's response.  ``length`` None: chunked, or until close for HTTP/1.0."""
-
-    async def write(self, chunk: bytes) -> None:
-        """Send a piece of the body, with backpressure.  Raises ``errors.ClientGone``."""
-
-    async def finish(self) -> None:
-        """End the body."""
-
-    def abort(self) -> None:
-        """Break the connection off, so that the client sees the response as truncated."""
-
-    async def tunnel(self, status: int, headers: HeaderList) -> Tunnel:
-        """Send a 101 head and give the raw connection."""
-
-
-class Tunnel(Protocol):
-    """The client's side of a connection after 101: bytes, both ways."""
-
-    async def read(self) -> bytes:
-        """The next bytes; empty at the end."""
-
-    async def write(self, data: bytes) -> None:
-        """Send bytes, with backpressure."""
-
-    def write_eof(self) -> None:
-        """Send no more, where the connection can say so; the other direction goes on."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-    @property
-    def held(self) -> int:
-        """Octets that were written and are still here."""
-
-    def on_leave(self, callback: Callable[[float], object]) -> Callable[[], None]:
-        """Call ``callback`` once when the process goes away, at once when it does already; returns what forgets it.
-
-        It is told the time of the event loop by which the tunnel must have ended.
-        """

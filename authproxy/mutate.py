@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from authproxy.errors import Unavailable
-from authproxy.model import HeaderList, Headers, Identity, Match, RequestInfo, Upstream, UpstreamRequest
+from authproxy.http1 import text
+from authproxy.model import Fields, HeaderList, Headers, Identity, Match, RequestInfo, Upstream, UpstreamRequest
 
 MOST_GROUP_BYTES: Final = 8192
 
@@ -82,15 +83,46 @@ def upstream_request(
     """
     upstream = match.app.upstream
     keeping = _keeping(upstream.authorization, strip_authorization, identity.kind == "enrollment")
-    authorization = upstream_authorization(upstream, identity)
-    headers = (
-        (b"Host", _host(info, upstream)),
-        *_kept(info.headers, own_cookies, keeping),
-        *_forwarding(info),
-        *(() if identity.kind == "anonymous" else identity_headers(identity)),
-        *(() if authorization is None else ((b"Authorization", authorization),)),
-    )
-    return UpstreamRequest(info.method, info.target, headers, upstream, _upgrade(info))
+    fields = b"".join((
+        b"Host: %b\r\n" % _host(info, upstream),
+        _kept_fields(info.headers, own_cookies, keeping),
+        _addressed(info.client, info.scheme, info.authority),
+        b"X-Request-Id: %b\r\n" % info.request_id.encode(),
+        _identity_fields(identity, upstream),
+    ))  # fmt: skip
+    return UpstreamRequest(info.method, info.target, fields, upstream, _upgrade(info))
+
+
+@lru_cache(maxsize=4096)
+def _addressed(client: str, scheme: str, authority: str) -> bytes:
+    """Who asked for what, and how."""
+    return text.fields(tuple(_forwarding(client, scheme, authority)))
+
+
+def _kept_fields(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> bytes:
+    key = ("kept", own, keeping)
+    known: bytes | None = headers.facts.get(key)
+    if known is None:
+        known = headers.facts[key] = text.fields(tuple(_kept(headers, own, keeping)))
+    return known
+
+
+def _identity_fields(identity: Identity, upstream: Upstream) -> bytes:
+    """Who asks, and the Authorization that we add, last."""
+    mode = upstream.authorization
+    facts = identity.facts
+    if facts is None:
+        facts = identity.facts = {}
+    known: bytes | None = facts.get(mode)
+    if known is None:
+        authorization = upstream_authorization(upstream, identity)
+        known = text.fields((
+            *(() if identity.kind == "anonymous" else identity_headers(identity)),
+            *(() if authorization is None else ((b"Authorization", authorization),)),
+        ))  # fmt: skip
+        if mode != "bearer":  # its secret may change at any time
+            facts[mode] = known
+    return known
 
 
 def upstream_authorization(upstream: Upstream, identity: Identity) -> bytes | None:
@@ -137,6 +169,27 @@ def response_headers(
     kept = tuple(_returned(Headers(headers), own_cookies))
     ours = tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies)
     return (*_cacheable(kept, private, bool(ours)), (b"X-Request-Id", request_id.encode()), *ours)
+
+
+def response_fields(
+    headers: HeaderList,
+    facts: dict[object, Any],
+    *,
+    own_cookies: OwnCookies,
+    request_id: str,
+    set_cookies: tuple[str, ...],
+    private: bool,
+) -> Fields:
+    """``response_headers`` as octets.  ``facts`` is kept with ``headers``, for when the very same ones come again."""
+    key = (own_cookies, private, bool(set_cookies))
+    known: Fields | None = facts.get(key)
+    if known is None:
+        kept = tuple(_returned(Headers(headers), own_cookies))
+        known = facts[key] = text.response_fields(_cacheable(kept, private, bool(set_cookies)))
+    octets = b"%bX-Request-Id: %b\r\n" % (known.octets, request_id.encode())
+    if set_cookies:
+        octets += text.fields(tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies))
+    return Fields(octets, known.dated)
 
 
 def _fold(name: bytes) -> bytes:
@@ -222,13 +275,12 @@ def _network_location(url: str) -> bytes:
     return urlsplit(url).netloc.rpartition("@")[2].encode()
 
 
-def _forwarding(info: RequestInfo) -> Iterator[tuple[bytes, bytes]]:
-    if info.client:
-        yield b"X-Forwarded-For", info.client.encode()
-    yield b"X-Forwarded-Proto", info.scheme.encode()
-    if info.authority:
-        yield b"X-Forwarded-Host", info.authority.encode()
-    yield b"X-Request-Id", info.request_id.encode()
+def _forwarding(client: str, scheme: str, authority: str) -> Iterator[tuple[bytes, bytes]]:
+    if client:
+        yield b"X-Forwarded-For", client.encode()
+    yield b"X-Forwarded-Proto", scheme.encode()
+    if authority:
+        yield b"X-Forwarded-Host", authority.encode()
 
 
 def _names(identity: Identity) -> tuple[str, str, str, tuple[str, ...]]:
@@ -290,6 +342,8 @@ def _upgrade(info: RequestInfo) -> str:
     Other versions of HTTP, and TLS (RFC 2817), are no tunnels: inside them requests would pass unjudged.
     """
     offered = info.headers.all(b"upgrade")
+    if not offered:
+        return ""
     if len(offered) != 1 or info.http_version != (1, 1) or not _asks_to_upgrade(info.headers):
         return ""
     protocol = offered[0].strip(b" \t")

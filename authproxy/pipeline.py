@@ -6,22 +6,28 @@ the proxy, which delivers what was decided, and forward-auth, which only says it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from authproxy import authz, mutate
 from authproxy.authn.chain import Chain, Proved
 from authproxy.edge.answer import Answers
-from authproxy.errors import ClientGone, Forbidden, Refusal
-from authproxy.model import Answer, Decision, Exchange, HeaderList, Identity, Lifetime, Match, RequestInfo
+from authproxy.errors import ClientGone, Forbidden, Refusal, Unavailable
+from authproxy.exchange import Exchange, Lifetime
+from authproxy.model import Answer, Decision, Fields, HeaderList, Identity, Match, RequestInfo, UpstreamRequest
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
 from authproxy.routing import RouteTable
-from authproxy.upstream.forward import deliver
+from authproxy.upstream.forward import Delivery
+from authproxy.upstream.head import Delivered, Head, ResponseHeaders
 from authproxy.upstream.pool import Pools
+from authproxy.upstream.tunnel import carry
 
 _OUTSIDE_AUTHORIZATION: Final = frozenset({"session", "certificate"})  # an Authorization beside them is the app's
 _OVERTIME: Final = 3600.0  # seconds that a response may take after the token expired that it was asked for with
+_log = logging.getLogger("authproxy")
 _CLIENT_GONE: Final = 499  # nginx's word for a client that left before it had its answer
 
 
@@ -58,55 +64,81 @@ class Pipeline:
         self._lifetime: Final = lifetime
         self._audit: Final = audit
         self._metrics: Final = metrics
-        self._clock: Final = clock
+        self.clock: Final = clock
 
-    async def decide(self, info: RequestInfo, match: Match) -> Permit:
-        """Who is this, and may they?  Raises the ``Refusal`` that says why not."""
-        proved = await self._chain.authenticate(info, match)
+    def decide(self, info: RequestInfo, match: Match) -> Permit | Awaitable[Permit]:
+        """Who is this, and may they?  What still has to be awaited, where memory alone cannot tell.
+
+        Raises the ``Refusal`` that says why not.
+        """
+        proved = self._chain.judge(info, match)
+        return self._permit(info, match, proved) if isinstance(proved, Proved) else self._waited(info, match, proved)
+
+    async def _waited(self, info: RequestInfo, match: Match, proved: Awaitable[Proved]) -> Permit:
+        return self._permit(info, match, await proved)
+
+    @staticmethod
+    def _permit(info: RequestInfo, match: Match, proved: Proved) -> Permit:
         decision = authz.decide(info, match, proved.identity)
         if not decision.allowed:
             raise Forbidden("not_allowed", _missing(decision), reason=decision.reason)
         return Permit(match, proved, decision)
 
-    async def proxy(self, exchange: Exchange) -> None:
-        """The first door: decide, then deliver.  One audit record, however it ends."""
-        info, began = exchange.info, self._clock()
-        match = permit = refusal = None
-        status: int | None = _CLIENT_GONE
-        try:
-            match = self._routes.match(info)
-            permit = await self.decide(info, match)
-            status = await self._deliver(exchange, permit)
-        except Refusal as no:
-            refusal = no
-            status = await self._say(exchange, no, match)
-        except ClientGone:
-            pass
-        except Exception:
-            status = None  # a mistake of ours: the front door words and records it
-            raise
-        finally:  # also when the client's leaving cancels this
-            if status is not None:
-                self._observe(info, match, permit, status, refusal, began)
+    def proxy(self, exchange: Exchange) -> Awaitable[None] | None:
+        """The first door: decide, then deliver.  One audit record, however it ends.
 
-    async def _deliver(self, exchange: Exchange, permit: Permit) -> int:
-        info, identity, cookies = exchange.info, permit.proved.identity, permit.proved.set_cookies
+        What can be decided without waiting is on its way when this returns None; otherwise await the rest.
+        """
+        course = _Course(self, exchange)
+        try:
+            course.match = self._routes.match(exchange.info)
+            permit = self.decide(exchange.info, course.match)
+            return self._deliver(course, permit) if isinstance(permit, Permit) else self._decided(course, permit)
+        except Refusal as no:
+            course.refuse(no)
+            return None
+
+    async def _decided(self, course: _Course, permit: Awaitable[Permit]) -> None:
+        try:
+            work = self._deliver(course, await permit)
+            if work is not None:
+                await work
+        except Refusal as no:
+            course.refuse(no)
+        except asyncio.CancelledError:  # the client has left
+            course.observe(_CLIENT_GONE)
+            raise
+
+    def _deliver(self, course: _Course, permit: Permit) -> Awaitable[None] | None:
+        course.permit = permit
+        info, identity, cookies = course.exchange.info, permit.proved.identity, permit.proved.set_cookies
         request = mutate.upstream_request(
             info, permit.match, identity, own_cookies=self._own_cookies,
             strip_authorization=permit.proved.presented and identity.kind not in _OUTSIDE_AUTHORIZATION,
         )  # fmt: skip
 
-        def response_headers(_status: int, headers: HeaderList) -> HeaderList:
-            return mutate.response_headers(
-                headers, own_cookies=self._own_cookies, request_id=info.request_id, set_cookies=cookies,
-                private=permit.proved.presented,
-            )  # fmt: skip
+        downward = _Downward(self._own_cookies, info.request_id, cookies, permit.proved.presented)
+        lifetime = self._life_of(identity, tunnel=bool(request.upgrade))
+        if request.upgrade:
+            return self._tunnelled(course, request, downward.headers, lifetime)
+        Delivery(course.exchange, request, self._pools, downward.fields, lifetime, self.clock, course.done).begin()
+        return None
 
-        delivered = await deliver(
-            exchange, request, pools=self._pools, response_headers=response_headers, clock=self._clock,
-            lifetime=self._life_of(identity, tunnel=bool(request.upgrade)),
-        )  # fmt: skip
-        return delivered.status
+    async def _tunnelled(
+        self, course: _Course, request: UpstreamRequest, response_headers: ResponseHeaders, lifetime: Lifetime | None
+    ) -> None:
+        try:
+            course.done(
+                await carry(
+                    course.exchange, request, pool=self._pools.of(request.upstream),
+                    response_headers=response_headers, lifetime=lifetime, clock=self.clock,
+                )
+            )  # fmt: skip
+        except (Refusal, ClientGone) as error:
+            course.done(error)
+        except asyncio.CancelledError:
+            course.observe(_CLIENT_GONE)
+            raise
 
     def _life_of(self, identity: Identity, *, tunnel: bool) -> Lifetime | None:
         """What a tunnel or a long response of this identity lives by: its session, or the end of what proved it."""
@@ -116,10 +148,11 @@ class Pipeline:
             return None
         return _Until(identity.expires_at if tunnel else identity.expires_at + _OVERTIME)
 
-    async def _say(self, exchange: Exchange, refusal: Refusal, match: Match | None) -> int:
+    def say(self, exchange: Exchange, refusal: Refusal, match: Match | None) -> int:
+        """Answer with a refusal; the status, or that the client has left."""
         answer = self._answers.refuse(refusal, exchange.info, match)
         try:
-            await exchange.answer(answer)
+            exchange.answer(answer)
         except ClientGone:
             return _CLIENT_GONE
         return answer.status
@@ -129,15 +162,16 @@ class Pipeline:
 
         ``release_tokens``: the caller has shown that it is an ingress, and may be given the ID token for the app.
         """
-        began, match, permit, refusal = self._clock(), None, None, None
+        began, match, permit, refusal = self.clock(), None, None, None
         try:
             match = self._routes.match(info)
-            permit = await self.decide(info, match)
+            decided = self.decide(info, match)
+            permit = decided if isinstance(decided, Permit) else await decided
             answer = self._permitted(info, permit, success, release_tokens)
         except Refusal as no:
             refusal = no
             answer = self._answers.bare(no, info.request_id, match)
-        self._observe(info, match, permit, answer.status, refusal, began)
+        self.observe(info, match, permit, answer.status, refusal, began)
         return answer
 
     @staticmethod
@@ -151,11 +185,12 @@ class Pipeline:
         headers += [(b"X-Request-Id", info.request_id.encode()), (b"Cache-Control", b"no-store")]
         return Answer(success, tuple(headers))
 
-    def _observe(
+    def observe(
         self, info: RequestInfo, match: Match | None, permit: Permit | None, status: int, refusal: Refusal | None,
         began: float,
     ) -> None:  # fmt: skip
-        seconds = max(self._clock() - began, 0.0)
+        """One audit record, and the figures."""
+        seconds = max(self.clock() - began, 0.0)
         app = match.app.name if match else ""
         code = refusal.code if refusal else ""
         identity = permit.proved.identity if permit else None
@@ -167,6 +202,68 @@ class Pipeline:
             kind=identity.kind if identity else "", subject=identity.subject if identity else "",
             user=identity.user if identity else "", ms=round(seconds * 1000, 1),
         )  # fmt: skip
+
+
+class _Downward:
+    """What the client gets of the upstream's headers, for one request."""
+
+    __slots__ = ("_cookies", "_own_cookies", "_private", "_request_id")
+
+    def __init__(self, own: mutate.OwnCookies, request_id: str, cookies: tuple[str, ...], private: bool) -> None:
+        self._own_cookies: Final = own
+        self._request_id: Final = request_id
+        self._cookies: Final = cookies
+        self._private: Final = private
+
+    def headers(self, _status: int, lines: HeaderList) -> HeaderList:
+        """As lines."""
+        return mutate.response_headers(
+            lines, own_cookies=self._own_cookies, request_id=self._request_id, set_cookies=self._cookies,
+            private=self._private,
+        )  # fmt: skip
+
+    def fields(self, head: Head) -> Fields:
+        """As octets."""
+        return mutate.response_fields(
+            head.headers, head.facts, own_cookies=self._own_cookies, request_id=self._request_id,
+            set_cookies=self._cookies, private=self._private,
+        )  # fmt: skip
+
+
+class _Course:
+    """One request at the first door, and what has become of it."""
+
+    __slots__ = ("_began", "_observed", "_pipeline", "exchange", "match", "permit")
+
+    def __init__(self, pipeline: Pipeline, exchange: Exchange) -> None:
+        self._pipeline: Final = pipeline
+        self._began: Final = pipeline.clock()
+        self._observed = False
+        self.exchange: Final = exchange
+        self.match: Match | None = None
+        self.permit: Permit | None = None
+
+    def done(self, result: Delivered | Exception) -> None:
+        """The delivery has come to its end."""
+        if isinstance(result, Delivered):
+            self.observe(result.status)
+        elif isinstance(result, Refusal):
+            self.refuse(result)
+        elif isinstance(result, ClientGone):
+            self.observe(_CLIENT_GONE)
+        else:  # a mistake of ours
+            _log.error("request %s failed", self.exchange.info.request_id, exc_info=result)
+            self.refuse(Unavailable("internal_error", "Something went wrong on our side."))
+
+    def refuse(self, no: Refusal) -> None:
+        """Say it, and note it."""
+        self.observe(self._pipeline.say(self.exchange, no, self.match), no)
+
+    def observe(self, status: int, refusal: Refusal | None = None) -> None:
+        """One audit record, however often this is asked for."""
+        if not self._observed:
+            self._observed = True
+            self._pipeline.observe(self.exchange.info, self.match, self.permit, status, refusal, self._began)
 
 
 def _missing(decision: Decision) -> str:

@@ -15,6 +15,8 @@ from authproxy.errors import BadRequest, MethodNotAllowed, NotFound
 from authproxy.model import App, Match, Policy, RequestInfo, Route, Upstream
 from authproxy.settings.schema import AppShape, BearerSecret, RouteShape, SecretRef, Settings, UpstreamShape
 
+_KNOWN: Final = 4096
+
 SecretReader = Callable[[SecretRef], Callable[[], str]]
 
 
@@ -110,6 +112,7 @@ class RouteTable:
         places = sorted(map(_place, apps), key=lambda place: -len(place.app.path))
         self._anywhere: Final = tuple(place for place in places if place.app.host in (None, "*"))
         self.hosts: Final[frozenset[str]] = frozenset(app.host for app, *_ in places if app.host) - {"*"}
+        self._known: Final[dict[tuple[str, str, str], Match]] = {}  # paths that were matched lately
         self._by_host: Final = {host: self._places(places, host) for host in self.hosts}
 
     def _places(self, places: list[_Place], host: str) -> tuple[_Place, ...]:
@@ -122,6 +125,18 @@ class RouteTable:
         does not serve the method is passed over.  A route for GET serves HEAD.  Raises NotFound ``no_app`` or
         ``no_route``, MethodNotAllowed ``method_not_allowed``, BadRequest ``ambiguous_path``.
         """
+        if len(info.readings) > 1:
+            return self._found(info)
+        key = (info.host, info.method, info.raw_path)
+        match = self._known.get(key)
+        if match is None:
+            match = self._found(info)
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[key] = match
+        return match
+
+    def _found(self, info: RequestInfo) -> Match:
         places = self._by_host.get(info.host, self._anywhere)
         found = _select(places, info.readings[0], info.method)
         for reading in info.readings[1:]:

@@ -1,6 +1,9 @@
-"""Breaking a connection off, whatever state it is in, and what one still holds."""
+"""Breaking a connection off, whatever state it is in; what one still holds; what the kernel minds for us."""
 
 from __future__ import annotations
+
+import socket
+import struct
 
 
 def abort(transport: object) -> None:
@@ -27,3 +30,23 @@ def held(transport: object) -> int:
     beneath = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
     asked = (getattr(one, "get_write_buffer_size", None) for one in (transport, beneath))
     return sum(size() for size in asked if size is not None)
+
+
+def limit_stall(transport: object, seconds: int) -> None:
+    """Let the kernel break off a peer that acknowledges nothing for so long; 0 for never.  TCP on Linux alone."""
+    sock = _socket(transport)
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
+
+
+def reset_at_close(transport: object) -> None:
+    """From now on the connection ends with a reset (RFC 9293 section 3.10.4)."""
+    sock = _socket(transport)
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _socket(transport: object) -> socket.socket | None:
+    asked = getattr(transport, "get_extra_info", None)
+    found: socket.socket | None = asked("socket") if asked is not None else None
+    return found

@@ -52,6 +52,7 @@ FLOORS: Final[dict[str, int]] = {
     "authz": 2,
     "mutate": 2,
     "edge.request_info": 2,
+    "http1": 1,  # heads and chunks as octets
     "edge.origin": 2,
     "kube.kubeconfig": 2,
     "edge.path": 1,  # the grammar of paths, hosts and addresses, which deciding is written in
@@ -62,6 +63,7 @@ FLOORS: Final[dict[str, int]] = {
     "transport": 0,
     "ongoing": 0,
     "model": 0,
+    "exchange": 0,  # what the wire, the pipeline and the upstreams call each other by
     "errors": 0,
     "": 0,  # the package itself: its version
     "demo": OUTSIDE,
@@ -78,6 +80,7 @@ LIBRARIES: Final[dict[str, set[str]]] = {
     "pydantic": {"settings"},
     "cryptography": {"sessions", "jose", "demo"},  # sealing cookies; telling key types and sizes
     "bcrypt": {"authn"},
+    "httptools": {"http1"},
     "jinja2": {"portal", "demo"},
     "prometheus_client": {"observe"},
     "click": {"cli", "administration"},

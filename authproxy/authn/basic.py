@@ -15,7 +15,7 @@ import hmac
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import bcrypt
 
 from authproxy.authn import authorization
-from authproxy.authn.chain import Proved
+from authproxy.authn.chain import Judging, Proved
 from authproxy.errors import NotAuthenticated, Unavailable
 from authproxy.model import Identity, Kind, Match, RequestInfo
 from authproxy.settings import htpasswd
@@ -56,7 +56,7 @@ class _Users(NamedTuple):
     nobody: str  # an entry that no password fits, as costly as the costliest
 
 
-class BasicAuthenticator:
+class BasicAuthenticator(Judging):
     """Kind ``basic``.  ``clock`` is monotonic, in seconds.  Raises LookupError, ValueError for unusable files."""
 
     kind: Kind = "basic"
@@ -82,7 +82,7 @@ class BasicAuthenticator:
         """Whether the request carries a name and a password for us."""
         return bool(authorization.of_scheme(info.headers, _BASIC))
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
+    def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:  # noqa: ARG002 - all kinds are asked alike
         """The identity of the user.
 
         Raises BadRequest ``several_credentials``, NotAuthenticated ``wrong_credentials``, TooManyAttempts, and
@@ -90,12 +90,24 @@ class BasicAuthenticator:
         """
         credentials = authorization.the_only(info.headers, _BASIC)
         pair = _pair(credentials)
+        if pair is not None and self._known(pair):
+            return self._identified(pair)
+        return self._checked(pair, info.client)
+
+    async def _checked(self, pair: _Pair | None, client: str) -> Proved:
         if pair is None:
-            await self._throttle.charge(client_bucket(info.client))
+            await self._throttle.charge(client_bucket(client))
             raise _wrong("not a name and a password")
-        await self._prove(pair, info.client)
+        await self._prove(pair, client)
+        return self._identified(pair)
+
+    def _identified(self, pair: _Pair) -> Proved:
         groups = self._groups_of(pair.user)
         return Proved(Identity(kind="basic", subject=pair.user, user=pair.user, groups=groups))
+
+    def _known(self, pair: _Pair) -> bool:
+        users = self._users()
+        return self._remembered(self._digest(users.entries.get(pair.user, users.nobody), pair))
 
     async def _prove(self, pair: _Pair, client: str) -> None:
         """Raises unless the password is the user's.  Equal pairs are checked once, one waits for the other."""

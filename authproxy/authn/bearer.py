@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
 from authproxy.authn import authorization
-from authproxy.authn.chain import Proved
+from authproxy.authn.chain import Judging, Proved
 from authproxy.errors import InvalidToken, NotAuthenticated, ProviderError, Unavailable
 from authproxy.jose import access
 from authproxy.jose.compact import Compact
@@ -45,7 +45,7 @@ class _Remembered(NamedTuple):
     until: float
 
 
-class BearerAuthenticator:
+class BearerAuthenticator(Judging):
     """Kind ``bearer``.  ``clock`` gives seconds since the epoch.
 
     ``elsewhere`` says whether a credential in the form of a JWT belongs to another kind, such as a static token that
@@ -75,7 +75,7 @@ class BearerAuthenticator:
         found = authorization.of_scheme(info.headers, _BEARER)
         return any(authorization.looks_like_jwt(one) and not self._elsewhere(one) for one in found)
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:
+    def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:
         """The identity of the token.
 
         A token that fails counts by client address.  Raises BadRequest ``several_credentials``, NotAuthenticated
@@ -88,8 +88,11 @@ class BearerAuthenticator:
         known = self._recall(key)
         if known is not None:
             return self._unless_revoked(known.proved, known.ended_by)
+        return self._proved_anew(token, key, info, match.app)
+
+    async def _proved_anew(self, token: bytes, key: tuple[object, ...], info: RequestInfo, app: App) -> Proved:
         try:
-            issuer, proved = await self._prove(access.read(token.decode("latin-1")), match.app)
+            issuer, proved = await self._prove(access.read(token.decode("latin-1")), app)
         except InvalidToken as error:
             if self._throttle is not None:
                 await self._throttle.charge(client_bucket(info.client))

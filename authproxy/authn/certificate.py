@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from authproxy.authn.chain import Proved
+from authproxy.authn.chain import Judging, Proved
 from authproxy.edge import hops
 from authproxy.errors import NotAuthenticated
 from authproxy.model import Identity, Kind, Match, RequestInfo
@@ -21,7 +21,7 @@ _IN_SAN: Final = {"dns_san": "DNS", "uri_san": "URI"}
 _LONGEST: Final = 1024  # characters of a name
 
 
-class CertificateAuthenticator:
+class CertificateAuthenticator(Judging):
     """Kind ``certificate``.  ``clock`` gives seconds since the epoch."""
 
     kind: Kind = "certificate"
@@ -35,7 +35,7 @@ class CertificateAuthenticator:
         """Whether the client itself showed a certificate: not a trusted proxy that speaks for somebody else."""
         return info.certificate is not None and info.client == str(hops.address(info.peer) or info.peer)
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
+    def judge(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
         """The identity of the certificate's subject.
 
         Raises NotAuthenticated ``certificate_expired``, which a connection can outlive, and ``certificate_name`` when

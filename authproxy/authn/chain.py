@@ -5,7 +5,8 @@ An authenticator only returns or raises; it never words an answer, and never see
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Iterable
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from authproxy.errors import BadRequest, NotAuthenticated
@@ -20,6 +21,22 @@ class Proved(NamedTuple):
     presented: bool = True  # a credential was judged, so that it must not travel on
 
 
+class Judging(ABC):
+    """One judgement, for those who can wait and for those who cannot: both are the same ``judge``."""
+
+    @abstractmethod
+    def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:
+        """Judge what is presented, at once where memory alone can tell; otherwise what has to be awaited for it.
+
+        Raises ``NotAuthenticated`` when it proves nothing.
+        """
+
+    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:
+        """``judge``, awaited where that is needed."""
+        found = self.judge(info, match)
+        return found if isinstance(found, Proved) else await found
+
+
 class Authenticator(Protocol):
     """One credential kind."""
 
@@ -29,8 +46,8 @@ class Authenticator(Protocol):
     def presented(self, info: RequestInfo) -> bool:
         """Whether the request carries a credential that this kind would have to judge."""
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:
-        """Judge it.  Raises ``NotAuthenticated`` when it proves nothing."""
+    def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:
+        """As ``Judging.judge``."""
 
 
 @runtime_checkable
@@ -41,21 +58,28 @@ class Yielding(Protocol):
         """Whether this is so for this request.  Asked only when another kind claims it as well."""
 
 
-class Chain:
+class Chain(Judging):
     """The kinds that this proxy knows."""
 
     def __init__(self, authenticators: Iterable[Authenticator]) -> None:
         self._authenticators: Final = tuple(authenticators)
+        self._by_accept: Final[dict[frozenset[str], tuple[Authenticator, ...]]] = {}
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:
-        """The caller of a request, by the kinds that its route accepts.
+    def _accepted(self, accept: frozenset[str]) -> tuple[Authenticator, ...]:
+        found = self._by_accept.get(accept)
+        if found is None:  # as many as the settings have routes, at most
+            found = self._by_accept[accept] = tuple(a for a in self._authenticators if a.kind in accept)
+        return found
+
+    def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:
+        """The caller of a request, by the kinds that its route accepts; what still has to be awaited, where it has.
 
         A public route asks for nothing.  Two credentials that would both have to be judged are refused: which one
         counts must never be a matter of order.
         """
         if match.route.policy.anonymous:
             return Proved(ANONYMOUS, presented=False)
-        present = [a for a in self._authenticators if a.kind in match.route.accept and a.presented(info)]
+        present = [a for a in self._accepted(match.route.accept) if a.presented(info)]
         if len(present) > 1:
             present = [a for a in present if not (isinstance(a, Yielding) and a.yields(info))] or present
         if len(present) > 1:
@@ -65,4 +89,4 @@ class Chain:
             raise NotAuthenticated(
                 "not_signed_in", "You are not signed in.", reason="no credential that the route accepts"
             )
-        return await present[0].authenticate(info, match)
+        return present[0].judge(info, match)

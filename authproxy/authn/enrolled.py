@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from authproxy.authn import authorization
-from authproxy.authn.chain import Proved
+from authproxy.authn.chain import Judging, Proved
 from authproxy.enrollment.families import Families
 from authproxy.enrollment.issuer import TYPE, Credential, Enrolled, Issuer
 from authproxy.enrollment.tokens import EnrollmentTokens
@@ -34,7 +34,7 @@ class _Remembered(NamedTuple):
     credential: Credential
 
 
-class EnrolledAuthenticator:
+class EnrolledAuthenticator(Judging):
     """Kind ``enrolled``.  ``clock`` gives seconds since the epoch."""
 
     kind: Kind = "enrolled"
@@ -65,7 +65,7 @@ class EnrolledAuthenticator:
         text = credentials.decode("latin-1")
         return self._tokens.knows(text) or self._families.knows(text)
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
+    def judge(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
         """The identity of the machine.
 
         Raises BadRequest ``several_credentials``, NotAuthenticated ``enrollment_token_refused``, ``invalid_token`` or

@@ -6,10 +6,11 @@ cluster that the token allows.  Everywhere else ``authn.enrolled`` refuses it by
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from authproxy.authn import authorization
-from authproxy.authn.chain import Proved
+from authproxy.authn.chain import Judging, Proved
 from authproxy.enrollment.tokens import EnrollmentTokens
 from authproxy.errors import BadRequest, NotAuthenticated
 from authproxy.model import Identity, Kind, Match, RequestInfo
@@ -19,7 +20,7 @@ HEADER: Final = b"x-enrollment-token"
 _BEARER: Final = b"bearer"
 
 
-class EnrollmentAuthenticator:
+class EnrollmentAuthenticator(Judging):
     """Kind ``enrollment``: ``Authorization: Bearer`` or ``X-Enrollment-Token``, of which exactly one."""
 
     kind: Kind = "enrollment"
@@ -41,7 +42,7 @@ class EnrollmentAuthenticator:
     def _knows(self, credentials: bytes) -> bool:
         return self._tokens.knows(credentials.decode("latin-1"))
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:
+    def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:
         """The identity of the token, by its name in the settings; bound to the cluster that the path names.
 
         Raises BadRequest ``several_credentials``, NotAuthenticated ``enrollment_refused`` or
@@ -50,10 +51,13 @@ class EnrollmentAuthenticator:
         presented = _the_only(info).decode("latin-1")
         try:
             owner = self._tokens.owner(presented, match.cluster)
-        except NotAuthenticated:
-            await self._throttle.charge(client_bucket(info.client))
-            raise
+        except NotAuthenticated as refused:
+            return self._charged(info, refused)
         return Proved(Identity(kind="enrollment", subject=owner.name, user=owner.name, clusters=owner.clusters))
+
+    async def _charged(self, info: RequestInfo, refused: NotAuthenticated) -> Proved:
+        await self._throttle.charge(client_bucket(info.client))
+        raise refused
 
     def problems(self) -> list[str]:
         """Which token cannot be used, by its place in the settings, and why."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from authproxy.authn.chain import Proved
+from authproxy.authn.chain import Judging, Proved
 from authproxy.errors import NotAuthenticated, SessionEnded
-from authproxy.model import Kind, Lifetime, Match, RequestInfo
+from authproxy.exchange import Lifetime
+from authproxy.model import Kind, Match, RequestInfo
 from authproxy.sessions.cookie import SessionCookie
 from authproxy.sessions.live import Carried, LiveView
 from authproxy.signin.resume import Resumption
 
 
-class SessionAuthenticator:
+class SessionAuthenticator(Judging):
     """Kind ``session``."""
 
     kind: Kind = "session"
@@ -26,9 +28,21 @@ class SessionAuthenticator:
         """Whether the request carries our cookie."""
         return bool(self._cookie.find(info.headers))
 
-    async def authenticate(self, info: RequestInfo, match: Match | None) -> Proved:
+    def judge(self, info: RequestInfo, match: Match | None) -> Proved | Awaitable[Proved]:
         """The session's identity.  ``match`` None: for our own pages, which every provider's session opens."""
-        carried = await self._carried(info)
+        found = self._cookie.find(info.headers)
+        if len(found) == 1:
+            carried = self._resumption.at_once(found[0])
+            if carried is not None:
+                return self._proved(carried, match)
+        return self._resumed(found, match)
+
+    async def authenticate(self, info: RequestInfo, match: Match | None) -> Proved:
+        """``judge``, awaited where that is needed."""
+        found = self.judge(info, match)
+        return found if isinstance(found, Proved) else await found
+
+    def _proved(self, carried: Carried, match: Match | None) -> Proved:
         session = carried.session
         if match is not None and session.ticket.provider not in match.app.providers:
             raise NotAuthenticated(
@@ -37,13 +51,8 @@ class SessionAuthenticator:
             )  # fmt: skip
         return Proved(session.identity, self._resumption.cookies(carried))
 
-    async def _carried(self, info: RequestInfo) -> Carried:
+    async def _resumed(self, found: Sequence[str], match: Match | None) -> Proved:
         """The one session that the cookies open; two that open two sessions mean that one was tossed in."""
-        found = self._cookie.find(info.headers)
-        if len(found) == 1:
-            carried = self._resumption.at_once(found[0])
-            if carried is not None:
-                return carried
         opened: list[Carried] = []
         why = "no cookie"
         for sealed in found:
@@ -54,7 +63,7 @@ class SessionAuthenticator:
         if len({carried.session.id for carried in opened}) != 1:
             reason = "several session cookies" if opened else why
             raise NotAuthenticated("not_signed_in", "You are not signed in.", reason=reason)
-        return opened[0]
+        return self._proved(opened[0], match)
 
     def lifetime(self, session_id: str) -> Lifetime | None:
         """What cuts a tunnel of this session."""

@@ -10,11 +10,11 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from authproxy.authn import authorization
-from authproxy.authn.chain import Proved
+from authproxy.authn.chain import Judging, Proved
 from authproxy.errors import NotAuthenticated
 from authproxy.model import Identity, Kind, Match, RequestInfo
 from authproxy.settings.fresh import Fresh
@@ -38,7 +38,7 @@ class _Known(NamedTuple):
     proved: Proved
 
 
-class TokenAuthenticator:
+class TokenAuthenticator(Judging):
     """Kind ``token``.  ``clock`` is monotonic, in seconds; it paces the looks at files."""
 
     kind: Kind = "token"
@@ -74,19 +74,20 @@ class TokenAuthenticator:
             return False
         return not authorization.looks_like_jwt(credentials) or self._find(credentials) is not None
 
-    async def authenticate(self, info: RequestInfo, match: Match) -> Proved:  # noqa: ARG002 - all kinds are asked alike
+    def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:  # noqa: ARG002 - all kinds are asked alike
         """The identity of the token's names.
 
         Raises BadRequest ``several_credentials``, NotAuthenticated ``unknown_token``, and TooManyAttempts when this
         client has tried too many unknown ones.
         """
         proved = self._find(authorization.the_only(info.headers, _BEARER))
-        if proved is None:
-            await self._throttle.charge(client_bucket(info.client))
-            raise NotAuthenticated(
-                "unknown_token", "This token is not known here.", token_error="invalid_token"  # noqa: S106 -- a code
-            )  # fmt: skip
-        return proved
+        return proved or self._refused(info)
+
+    async def _refused(self, info: RequestInfo) -> Proved:
+        await self._throttle.charge(client_bucket(info.client))
+        raise NotAuthenticated(
+            "unknown_token", "This token is not known here.", token_error="invalid_token"  # noqa: S106 -- a code
+        )  # fmt: skip
 
     def _find(self, credentials: bytes) -> Proved | None:
         self._look()

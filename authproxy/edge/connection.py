@@ -1,8 +1,8 @@
 """The front door: a listener that is strict about the wire and knows three destinations.
 
-A request is described once.  Our own pages are aiohttp handlers; everything else becomes an ``Exchange``; a ``Refusal``
-is worded by the caller's ``refused``.  aiohttp's routing, which matches decoded paths, is believed only where the
-path is the very one that was received.  The room decides nothing about callers.
+A request is described once.  Our own pages are an aiohttp application; everything else becomes an ``Exchange``; a
+``Refusal`` is worded by the caller's ``refused``.  What can be answered without waiting is answered in the call that
+read it; the rest gets a task.  The room decides nothing about callers.
 """
 
 from __future__ import annotations
@@ -14,49 +14,34 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, cast
 
-from aiohttp import web, web_app
+from aiohttp import web
 
+from authproxy.edge.connections import Connections
 from authproxy.edge.departure import Departure
-from authproxy.edge.exchange import AioExchange
+from authproxy.edge.exchange import ClientExchange
+from authproxy.edge.pages import CLOSE_SECONDS, Pages, info_of
 from authproxy.edge.request_info import Raw
 from authproxy.edge.sockets import bound, spelled
-from authproxy.edge.wire import ClientConnection, Connections, require_strict_parser
-from authproxy.errors import (
-    BadRequest,
-    ClientGone,
-    ContentTooLarge,
-    ExpectationFailed,
-    MethodNotAllowed,
-    NotFound,
-    NotImplementedHere,
-    Refusal,
-    Unavailable,
-)
-from authproxy.model import Answer, Exchange, Headers, RequestInfo
+from authproxy.errors import BadRequest, ClientGone, ExpectationFailed, NotImplementedHere, Refusal, Unavailable
+from authproxy.exchange import Exchange
+from authproxy.model import Answer, RequestInfo
 
-PAGE_SECONDS: Final = 60.0  # for one of our pages, with reading its body and asking a provider
+__all__ = ["Behind", "FrontDoor", "info_of"]
+
 HANDSHAKE_SECONDS: Final = 10.0
-CLOSE_SECONDS: Final = 1.0
-
-INFO: Final = web.RequestKey("info", RequestInfo)
 
 _log = logging.getLogger("authproxy")
-_ABSENT: Final = NotFound("no_such_page", "There is no such page.")
 _BROKEN: Final = Answer(500)
-
-
-def info_of(request: web.BaseRequest) -> RequestInfo:
-    """What is true about the request of one of our pages; nothing else of ``request`` may be believed."""
-    return request[INFO]
+_CHECKED: Final = object()
 
 
 class Behind(NamedTuple):
-    """What a listener leads to."""
+    """What a listener leads to.  ``proxied`` returns what still has to be awaited, or None."""
 
     pages: web.Application
     describe: Callable[[Raw], RequestInfo]
     is_ours: Callable[[RequestInfo], bool]
-    proxied: Callable[[Exchange], Awaitable[None]]
+    proxied: Callable[[Exchange], Awaitable[None] | None]
     refused: Callable[[Refusal, RequestInfo | None, Raw | None], Answer]
 
 
@@ -65,36 +50,29 @@ class _Rooms:
 
     def __init__(self, behind: Behind) -> None:
         self.behind: Final = behind
-        self.runner: Final = web.AppRunner(behind.pages, access_log=None, shutdown_timeout=CLOSE_SECONDS)
-        self.inside: Final[set[AioExchange]] = set()
+        self.pages: Final = Pages(behind.pages)
+        self.inside: Final[set[ClientExchange]] = set()
         self.empty: Final = asyncio.Event()
 
-    def left(self, exchange: AioExchange) -> None:
+    def left(self, exchange: ClientExchange) -> None:
         """One exchange less."""
         self.inside.discard(exchange)
         if not self.inside:
             self.empty.set()
 
-    async def page(self, request: web.Request) -> web.StreamResponse:
-        """The answer of one of our pages."""
-        return await cast("web.Server", self.runner.server).request_handler(request)
-
 
 class FrontDoor:
-    """The public (or decisions) listener: aiohttp's server, strict, with our own application behind it for our pages.
+    """The public (or decisions) listener.
 
-    A client that breaks off ends its exchange: ``proxied`` and page handlers are cancelled (work that must not be
-    lost, such as a token rotation, is shielded by its owner).  Raises RuntimeError without the strict HTTP parser.
+    A client that breaks off ends its exchange: what serves it is told, or cancelled (work that must not be lost, such
+    as a token rotation, is shielded by its owner).
     """
 
     def __init__(self, behind: Behind) -> None:
-        require_strict_parser()
-        self._rooms = self._furnished(behind)
-        # What aiohttp makes requests with; of an application of its own, so that connections hold none of ours.
-        self._maker: Final = web.AppRunner(web.Application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        self._rooms = _Rooms(behind)
         self._connections: Connections | None = None
         self._listening: list[asyncio.AbstractServer] = []
-        self._running: set[AioExchange] = set()
+        self._running: Final[set[ClientExchange]] = set()
         self._one_less: Final = asyncio.Event()
         self._departure: Final = Departure()
         self._draining = False
@@ -122,8 +100,8 @@ class FrontDoor:
 
         What is returned waits until the last of them has left, and frees what they used; cancelled, it breaks them off.
         """
-        rooms = self._furnished(behind)
-        await rooms.runner.setup()
+        rooms = _Rooms(behind)
+        await rooms.pages.setup()
         former, self._rooms = self._rooms, rooms
 
         async def left() -> None:
@@ -131,20 +109,14 @@ class FrontDoor:
                 if former.inside:
                     former.empty.clear()
                     await former.empty.wait()
-                await former.runner.cleanup()
+                await former.pages.cleanup()
             except asyncio.CancelledError:
                 _break_off(former.inside)
                 raise
             finally:
-                # aiohttp remembers up to 1024 page handlers as long as the process lives, and with each of them all
-                # that its application holds.
-                web_app._cached_build_middleware.cache_clear()
+                Pages.forget()
 
         return left
-
-    def _furnished(self, behind: Behind) -> _Rooms:
-        behind.pages.on_response_prepare.append(self._finish_page)
-        return _Rooms(behind)
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, finish what runs, and close what is left after ``seconds``.
@@ -168,17 +140,20 @@ class FrontDoor:
         if self._connections is not None:
             self._connections.abort_all()
             await self._fewer(lambda: not self._running, CLOSE_SECONDS)
-            await self._connections.shutdown(CLOSE_SECONDS)
+            for exchange in list(self._running):
+                if exchange.task is not None:
+                    exchange.task.cancel()
+            await self._fewer(lambda: not self._running, CLOSE_SECONDS)
             self._connections = None
-            await self._rooms.runner.cleanup()
-            await self._maker.cleanup()
+            await self._rooms.pages.cleanup()
+            Pages.forget()
 
     async def _opened(self) -> Connections:
         if self._connections is None:
-            await self._rooms.runner.setup()
-            await self._maker.setup()
-            factory = cast("web.Server", self._maker.server).request_factory
-            self._connections = Connections(self._serve, request_factory=factory, malformed=self._malformed)
+            await self._rooms.pages.setup()
+            self._connections = Connections(
+                serve=self._serve, unread=self._unread, ended=self._ended, closing=lambda: self._draining
+            )
         return self._connections
 
     def _stop_listening(self) -> None:
@@ -197,95 +172,88 @@ class FrontDoor:
             return False
         return True
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
-        line = cast("ClientConnection", request.protocol)
-        exchange = AioExchange(request, closing=lambda: self._draining, departure=self._departure)
-        line.serving = True
+    # Serving
+
+    def _serve(self, exchange: ClientExchange) -> None:
+        rooms = exchange.room_of = self._rooms
+        exchange.departure = self._departure
         self._running.add(exchange)
-        rooms = self._rooms
         rooms.inside.add(exchange)
+        raw = _raw(exchange)
         try:
-            return await self._dispatched(request, exchange, rooms)
+            work = self._led(exchange, raw, rooms)
+        except (Refusal, ClientGone, Exception) as error:
+            self._failed(exchange, error, raw)
+            return
+        if work is not None:
+            exchange.task = asyncio.get_running_loop().create_task(self._worked(exchange, work, raw))
+
+    def _led(self, exchange: ClientExchange, raw: Raw, rooms: _Rooms) -> Awaitable[None] | None:
+        """Describe the request and lead it to where it belongs."""
+        behind = rooms.behind
+        _check_wire(raw)
+        info = exchange.info = behind.describe(raw)
+        exchange.suspect = False
+        return rooms.pages.serve(exchange) if behind.is_ours(info) else behind.proxied(exchange)
+
+    async def _worked(self, exchange: ClientExchange, work: Awaitable[None], raw: Raw) -> None:
+        """The task of an exchange that has to wait for something."""
+        try:
+            await work
+            if not (exchange.status or exchange.gone or exchange.attached):
+                raise RuntimeError("an exchange was left unanswered")
+        except Exception as error:
+            self._failed(exchange, error, raw)
         finally:
-            line.serving = False
+            exchange.task = None
+            if exchange.tunnelled is not None and not exchange.gone:
+                exchange.tunnelled.close()
+            if exchange.complete or exchange.gone or exchange.tunnelled is not None:
+                self._left(exchange)
+
+    def _failed(self, exchange: ClientExchange, error: Exception, raw: Raw) -> None:
+        info = getattr(exchange, "info", None)
+        if isinstance(error, ClientGone):
+            exchange.abort()
+        elif isinstance(error, Refusal):
+            self._say(exchange, error, info, raw)
+        else:
+            _log.error("request %s failed", info.request_id if info else "without a description", exc_info=error)
+            self._say(exchange, _internal(), info, raw)
+
+    def _say(self, exchange: ClientExchange, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> None:
+        if exchange.status:
+            exchange.abort()
+            return
+        behind = cast("_Rooms", exchange.room_of).behind
+        try:
+            exchange.answer(_word(behind, refusal, info, raw))
+        except ClientGone:
+            exchange.abort()
+
+    def _unread(self, exchange: ClientExchange, refusal: Refusal) -> None:
+        """What came is not a request."""
+        exchange.room_of = self._rooms
+        self._say(exchange, refusal, None, None)
+
+    def _ended(self, exchange: ClientExchange) -> None:
+        """Its connection has done with it."""
+        if exchange.task is None:
+            self._left(exchange)
+
+    def _left(self, exchange: ClientExchange) -> None:
+        self._running.discard(exchange)
+        rooms = exchange.room_of
+        if isinstance(rooms, _Rooms):
             rooms.left(exchange)
-            self._running.discard(exchange)
-            self._one_less.set()
-
-    async def _dispatched(self, request: web.Request, exchange: AioExchange, rooms: _Rooms) -> web.StreamResponse:
-        raw, behind = _raw(request), rooms.behind
-        info: RequestInfo | None = None
-        try:
-            _check_wire(raw)
-            info = exchange.info = behind.describe(raw)
-            exchange.suspect = False
-            if behind.is_ours(info):
-                return await self._page(request, info, rooms)
-            return await self._handed_on(exchange, behind)
-        except Refusal as refusal:
-            return await self._say(exchange, behind, refusal, info, raw)
-        except ClientGone:
-            exchange.abort()
-            return exchange.written()
-        except web.HTTPException as found:
-            if found.status < 400:
-                raise  # a page's redirect
-            return await self._say(exchange, behind, _refusal_of(found), info, raw)
-        except Exception:
-            _log.exception("request %s failed", info.request_id if info else "without a description")
-            return await self._say(exchange, behind, _internal(), info, raw)
-
-    async def _handed_on(self, exchange: AioExchange, behind: Behind) -> web.StreamResponse:
-        await behind.proxied(exchange)
-        if not exchange.status and not exchange.gone:
-            raise RuntimeError("an exchange was left unanswered")
-        return exchange.written()
-
-    async def _page(self, request: web.Request, info: RequestInfo, rooms: _Rooms) -> web.StreamResponse:
-        found = await rooms.behind.pages.router.resolve(request)
-        refusal = found.http_exception
-        if request.path != info.raw_path or isinstance(refusal, web.HTTPNotFound):
-            raise _ABSENT
-        if refusal is not None:
-            raise _refusal_of(refusal)
-        request[INFO] = info
-        try:
-            async with asyncio.timeout(PAGE_SECONDS):
-                return await rooms.page(request)
-        except TimeoutError:
-            raise Unavailable("page_timeout", "This took too long. Please try again.") from None
-        except web.RequestPayloadError:
-            raise BadRequest("malformed_body", "The body of the request cannot be read.") from None
-
-    async def _finish_page(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.popall("Server", None)  # aiohttp's banner
-        if self._draining or not request.content.is_eof() or request._message.upgrade:
-            response.headers["Connection"] = "close"
-            response.force_close()
-
-    async def _say(
-        self, exchange: AioExchange, behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw | None
-    ) -> web.StreamResponse:
-        if exchange.begun:
-            exchange.abort()
-            return exchange.written()
-        try:
-            await exchange.answer(_word(behind, refusal, info, raw))
-        except ClientGone:
-            exchange.abort()
-        return exchange.written()
-
-    async def _malformed(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = AioExchange(request, closing=lambda: True)
-        malformed = BadRequest("malformed_request", "This is not a valid request.")
-        return await self._say(exchange, self._rooms.behind, malformed, None, None)
+        self._one_less.set()
 
     def __repr__(self) -> str:
         state = "draining" if self._draining else "open" if self._listening else "closed"
         return f"<FrontDoor {state}, {len(self._running)} running, {self._connections!r}>"
 
 
-def _break_off(running: set[AioExchange]) -> None:
+def _break_off(running: set[ClientExchange]) -> None:
     for exchange in list(running):
         if exchange.tunnelled is not None:
             exchange.tunnelled.close()
@@ -301,27 +269,15 @@ def _word(behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw |
         return _BROKEN
 
 
-def _raw(request: web.BaseRequest) -> Raw:
-    message = request._message
-    transport = request.transport
-    return Raw(
-        method=message.method,
-        target=message.path.encode("utf-8", "surrogateescape"),
-        headers=Headers(message.raw_headers),
-        peer=_peer(transport),
-        tls=transport is not None and transport.get_extra_info("sslcontext") is not None,
-        http_version=(message.version.major, message.version.minor),
-        certificate=(transport.get_extra_info("peercert") or None) if transport is not None else None,
-    )
-
-
-def _peer(transport: asyncio.Transport | None) -> str:
-    name = transport.get_extra_info("peername") if transport is not None else None
-    return str(name[0]) if isinstance(name, tuple) else ""
+def _raw(exchange: ClientExchange) -> Raw:
+    head, peer = exchange.head, exchange.connection.peer
+    return Raw(head.method, head.target, head.headers, peer.address, peer.tls, head.version, peer.certificate)
 
 
 def _check_wire(raw: Raw) -> None:
     """Refuse what the parser lets through and another server could read differently."""
+    if (_CHECKED, raw.http_version) in raw.headers.facts:
+        return
     codings = raw.headers.all(b"transfer-encoding")
     if codings:
         _check_coding(codings, raw)
@@ -329,8 +285,9 @@ def _check_wire(raw: Raw) -> None:
     if raw.http_version >= (1, 1) and expected and [value.lower() for value in expected] != [b"100-continue"]:
         raise ExpectationFailed("expectation_failed", "Only Expect: 100-continue is understood.")
     for _, value in raw.headers:
-        if not _is_text(value):
-            raise BadRequest("bad_header", "A header value is not UTF-8 text.")
+        if not value.isascii():
+            _check_text(value)
+    raw.headers.facts[_CHECKED, raw.http_version] = True
 
 
 def _check_coding(codings: tuple[bytes, ...], raw: Raw) -> None:
@@ -341,25 +298,11 @@ def _check_coding(codings: tuple[bytes, ...], raw: Raw) -> None:
         raise NotImplementedHere("transfer_coding", "The only transfer coding served is chunked.")
 
 
-def _is_text(value: bytes) -> bool:
-    if value.isascii():
-        return True
+def _check_text(value: bytes) -> None:
     try:
         value.decode()
     except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _refusal_of(found: web.HTTPException) -> Refusal:
-    if isinstance(found, web.HTTPMethodNotAllowed):
-        allow = tuple(sorted(found.allowed_methods))
-        return MethodNotAllowed("method_not_allowed", "This page does not serve that method.", allow=allow)
-    if isinstance(found, web.HTTPRequestEntityTooLarge):
-        return ContentTooLarge("body_too_large", "The body of the request is too large.")
-    if found.status < 500:
-        return BadRequest("bad_request", "The request cannot be understood.", reason=type(found).__name__)
-    return _internal()
+        raise BadRequest("bad_header", "A header value is not UTF-8 text.") from None
 
 
 def _internal() -> Refusal:

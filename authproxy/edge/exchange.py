@@ -1,89 +1,55 @@
-"""One request and its answer on an aiohttp server connection, written as bytes.
+"""One request and its answer on a client's connection (``model.Exchange``).
 
-Heads are serialised here and not by aiohttp, whose writer drops octets that are not UTF-8 and adds a banner and a
-content type.  Bodies keep the framing that RFC 9112 section 6 asks for.  This room knows nothing of who may do what.
+Heads are serialised here.  Bodies keep the framing that RFC 9112 section 6 asks for.  Nothing here waits but ``room``,
+``body`` and the tunnel: who answers at once costs no task.  This room knows nothing of who may do what.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
-from email.utils import formatdate
-from http import HTTPStatus
-from typing import Final, cast
-
-from aiohttp import web
-from aiohttp.web_protocol import RequestPayloadError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from authproxy.edge.departure import Departure
-from authproxy.edge.wire import ClientConnection, Tap
-from authproxy.errors import BadRequest, ClientGone
-from authproxy.model import Answer, HeaderList, RequestInfo
+from authproxy.errors import ClientGone
+from authproxy.exchange import Counterpart
+from authproxy.http1 import text
+from authproxy.http1.chunks import LAST, chunk
+from authproxy.http1.heads import RequestHead
+from authproxy.model import Answer, Fields, HeaderList, RequestInfo
 from authproxy.transport import held
 
-READ_SECONDS: Final = 30.0  # between two pieces of a request body
-WRITE_SECONDS: Final = 60.0  # for a client to make room for the next piece
+if TYPE_CHECKING:
+    from authproxy.edge.tap import Tap
+    from authproxy.edge.wire import ClientConnection
 
-_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
-_OURS: Final = frozenset({
-    b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade",
-})  # fmt: skip
+_HELD: Final = 64 * 1024  # octets of a body that are kept until somebody takes it
 _CLOSE: Final = b"Connection: close\r\n"
-
-
-def serialise(status: int, headers: HeaderList, framing: bytes) -> bytes:
-    """A response head.  ``framing`` are whole header lines; what ``headers`` say about framing is left out.
-
-    The reason phrase is the standard one (RFC 9112 section 4): an upstream's own may hold anything.
-    """
-    lines = [b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, b""))]
-    dated = status < 200
-    for name, value in headers:
-        folded = name.lower()
-        if folded not in _OURS:
-            dated = dated or folded == b"date"
-            lines.append(b"%s: %s\r\n" % (name, value))
-    if not dated:  # RFC 9110 section 6.6.1
-        lines.append(b"Date: %s\r\n" % formatdate(usegmt=True).encode())
-    lines.append(framing)
-    lines.append(b"\r\n")
-    return b"".join(lines)
-
-
-class Written(web.StreamResponse):
-    """Tells aiohttp that the answer is on the wire already."""
-
-    def __init__(self, status: int, *, keep_alive: bool) -> None:
-        super().__init__(status=status)
-        self._stays: Final = keep_alive
-
-    @property
-    def keep_alive(self) -> bool:
-        return self._stays
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing is left to prepare."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
+_NOWHERE: Final = Departure()
 
 
 class Reply:
     """The answering half of an exchange.  ``sent`` counts octets of the body, ``status`` is 0 before the head."""
 
-    def __init__(self, request: web.BaseRequest, *, closing: Callable[[], bool]) -> None:
+    __slots__ = (
+        "_bodiless", "_chunked", "_finished", "_keep_alive", "_left", "body_done", "connection", "head", "sent",
+        "status", "suspect",
+    )  # fmt: skip
+
+    def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
+        self.connection: Final = connection
+        self.head: Final = head
         self.status = 0
         self.sent = 0
         self.suspect = True  # until the request made sense: what follows on the connection is not believed either
-        self._request: Final = request
-        self._line: Final = cast("ClientConnection", request.protocol)
-        self._closing: Final = closing  # the server is draining
+        self.body_done = False  # the whole request body was read
         self._keep_alive = False
         self._chunked = False
         self._left: int | None = None  # octets that the announced length still asks for
         self._bodiless = False
         self._finished = False
-        self._aborted = False
 
     @property
     def complete(self) -> bool:
@@ -91,76 +57,78 @@ class Reply:
         return self._finished
 
     @property
-    def begun(self) -> bool:
-        """Something of an answer was written, by us or by one of our pages."""
-        return bool(self.status) or self._request.writer.output_size > 0
-
-    @property
     def gone(self) -> bool:
         """The client's connection is lost, or was broken off: nobody can be answered."""
-        return self._line.gone or self._aborted
+        return self.connection.gone
 
-    def written(self) -> web.StreamResponse:
-        """What the server is told when the exchange is over."""
-        return Written(self.status or 500, keep_alive=self._keep_alive and self._finished)
-
-    async def answer(self, answer: Answer) -> None:
+    def answer(self, answer: Answer) -> None:
         """Send a whole answer.  HEAD, 204 and 304 carry the headers alone (RFC 9110 section 9.3.2)."""
         length = None if answer.status == 304 and not answer.body else len(answer.body)
         head = self._start(answer.status, answer.headers, length)
         body = b"" if self._bodiless else answer.body
-        await self._send(head + body)
+        self.connection.send(head + body)
         self.sent = len(body)
-        self._finished = True
+        self._over()
 
-    async def start_response(self, status: int, headers: HeaderList, *, length: int | None) -> None:
-        """Send the head at once."""
-        await self._send(self._start(status, headers, length))
+    def start_response(self, status: int, headers: HeaderList | Fields, *, length: int | None) -> None:
+        """Send the head at once.  Raises ClientGone."""
+        self.connection.send(self._start(status, headers, length))
 
-    async def write(self, chunk: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         """Send a piece of the body.  Raises ClientGone; ValueError when it exceeds the announced length."""
-        if self._bodiless or not chunk:
+        if self._bodiless or not piece:
             return
         if self._left is not None:
-            if len(chunk) > self._left:
+            if len(piece) > self._left:
                 self.abort()
                 raise ValueError("the body is longer than announced")
-            self._left -= len(chunk)
-        self.sent += len(chunk)
-        await self._send(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+            self._left -= len(piece)
+        self.sent += len(piece)
+        self.connection.send(chunk(piece) if self._chunked else piece)
 
-    async def finish(self) -> None:
+    def finish(self) -> None:
         """End the body; a body that is shorter than announced breaks the connection off."""
         if self._left and not self._bodiless:
             self.abort()
             raise ValueError("the body is shorter than announced")
         if self._chunked:
-            await self._send(b"0\r\n\r\n")
-        self._finished = True
+            self.connection.send(LAST)
+        self._over()
+
+    async def room(self) -> None:
+        """Wait until the client has taken enough for more to be written.  Raises ClientGone."""
+        await self.connection.room()
 
     def abort(self) -> None:
         """Break the connection off, so that the client sees the answer as truncated."""
-        self._aborted = True
+        if self.connection.exchange is not self and self._finished:
+            return  # the connection serves the next request
         if self.status >= 200 and not self._finished and not self._chunked and self._left is None:
-            self._line.reset()  # such a body ends with the connection: an orderly end would make it look whole
-        self._line.abort()
+            self.connection.reset()  # such a body ends with the connection: an orderly end would make it look whole
+        self.connection.abort()
 
-    def _start(self, status: int, headers: HeaderList, length: int | None) -> bytes:
+    def _over(self) -> None:
+        self._finished = True
+        self.connection.answered(keep_alive=self._keep_alive)
+
+    def _start(self, status: int, headers: HeaderList | Fields, length: int | None) -> bytes:
         if self.status:
             raise RuntimeError("an exchange is answered once")
+        if self.connection.gone:
+            raise ClientGone("the client closed the connection")
         self.status = status
-        self._bodiless = self._request.method == "HEAD" or status in (204, 304) or status < 200
+        self._bodiless = self.head.method == "HEAD" or status in (204, 304) or status < 200
         framing = self._framing(status, length)
         # Unread octets of a request body, and whatever follows a declined Upgrade, must never become a request.
         self._keep_alive = (
             self._keep_alive
             and not self.suspect
-            and not self._closing()
-            and self._request.keep_alive
-            and self._request.content.is_eof()
-            and not self._request._message.upgrade
+            and self.body_done
+            and self.head.keep_alive
+            and not self.head.upgrade
+            and not self.connection.closing
         )
-        return serialise(status, headers, framing + self._persistence())
+        return text.response_head(status, headers, framing + self._persistence())
 
     def _framing(self, status: int, length: int | None) -> bytes:
         self._keep_alive = True
@@ -169,7 +137,7 @@ class Reply:
         if length is not None:
             self._left = length
             return _sized(length)
-        if self._request.version >= (1, 1):
+        if self.head.version >= (1, 1):
             self._chunked = True
             return b"Transfer-Encoding: chunked\r\n"
         self._keep_alive = False  # HTTP/1.0 knows the end of such a body by the close alone
@@ -178,108 +146,212 @@ class Reply:
     def _persistence(self) -> bytes:
         if not self._keep_alive:
             return _CLOSE
-        return b"" if self._request.version >= (1, 1) else b"Connection: keep-alive\r\n"
-
-    async def _send(self, data: bytes) -> None:
-        transport = self._line.transport
-        if transport is None or transport.is_closing():
-            raise ClientGone("the client closed the connection")
-        transport.write(data)
-        if self._line.writing_paused:
-            await self._room()
-
-    async def _room(self) -> None:
-        try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await self._request.writer.drain()
-        except TimeoutError:
-            self.abort()
-            raise ClientGone("the client reads nothing") from None
-        except ConnectionError:
-            raise ClientGone("the client closed the connection") from None
+        return b"" if self.head.version >= (1, 1) else b"Connection: keep-alive\r\n"
 
 
 def _sized(length: int) -> bytes:
     return b"Content-Length: %d\r\n" % length
 
 
-class AioExchange(Reply):
-    """``model.Exchange`` over aiohttp.  ``received`` counts octets of the request body."""
+class ClientExchange(Reply):
+    """``model.Exchange``.  ``received`` counts octets of the request body that somebody took."""
+
+    __slots__ = (
+        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "body_length", "departure", "info",
+        "received", "room_of", "task", "tunnelled",
+    )  # fmt: skip
 
     info: RequestInfo  # set by the door once the request is described, before anybody else sees the exchange
 
-    def __init__(
-        self, request: web.BaseRequest, *, closing: Callable[[], bool], departure: Departure | None = None
-    ) -> None:
-        super().__init__(request, closing=closing)
-        self.departure: Final = departure or Departure()
+    def __init__(self, connection: ClientConnection, head: RequestHead, length: int | None) -> None:
+        super().__init__(connection, head)
+        self.body_length: Final = length
         self.received = 0
-        self.tunnelled: AioTunnel | None = None
+        self.departure = _NOWHERE
+        self.task: asyncio.Task[None] | None = None  # whoever serves it, where that takes waiting
+        self.room_of: object = None  # what the door counts it with
+        self.tunnelled: ClientTunnel | None = None
+        self._counterpart: Counterpart | None = None
+        self._failure: Exception | None = None
+        self._held: list[bytes] = []
+        self._held_octets = 0
+        self._taken = False
 
     @property
-    def body_length(self) -> int | None:
-        """Content-Length; 0 without a body; None for a chunked one."""
-        if self._request._message.chunked:
-            return None
-        return int(self._request.headers.get("Content-Length", "0"))
+    def attached(self) -> bool:
+        """Whether somebody minds the client."""
+        return self._counterpart is not None
+
+    # The body
+
+    def attach(self, counterpart: Counterpart) -> None:
+        """From now on ``counterpart`` minds the client (model.Exchange)."""
+        self._counterpart = counterpart
+
+    def take_body(self) -> None:
+        """The counterpart can take the body now (model.Exchange)."""
+        counterpart = self._counterpart
+        if counterpart is None or self._taken:
+            return
+        self._taken = True
+        if self._failure is not None:
+            counterpart.body_failed(self._failure)
+            return
+        self._continue()
+        pieces, self._held, self._held_octets = self._held, [], 0
+        for piece in pieces:
+            self.received += len(piece)
+            counterpart.body_piece(piece)
+        if self.body_done:
+            counterpart.body_ended()
+        elif pieces:
+            self.connection.resume_body()
+
+    def _continue(self) -> None:
+        # RFC 9110 section 10.1.1: only now, after the decision, is the body asked for; HTTP/1.0 never waits.
+        if self.body_done or self.status or self.head.version < (1, 1) or self.gone:
+            return
+        if (self.head.headers.get(b"expect") or b"").lower() == b"100-continue":
+            with suppress(ClientGone):
+                self.connection.send(text.CONTINUE)
+
+    def hold_body(self) -> None:
+        """Read no more of the body for now."""
+        if not self.body_done:
+            self.connection.hold_body()
+
+    def resume_body(self) -> None:
+        """Read on."""
+        if not self.body_done:
+            self.connection.resume_body()
+
+    def body_piece(self, piece: bytes) -> None:
+        """The connection has read a piece."""
+        if self._taken and self._counterpart is not None:
+            self.received += len(piece)
+            self._counterpart.body_piece(piece)
+            return
+        self._held.append(piece)
+        self._held_octets += len(piece)
+        if self._held_octets >= _HELD:
+            self.connection.hold_body()
+
+    def body_ended(self) -> None:
+        """The connection has read the whole body."""
+        self.body_done = True
+        if self._taken and self._counterpart is not None:
+            self._counterpart.body_ended()
+
+    def body_failed(self, error: Exception) -> None:
+        """The body will never be whole."""
+        self._failure = error
+        if self._counterpart is not None:
+            self._counterpart.body_failed(error)
 
     async def body(self) -> AsyncIterator[bytes]:
         """The request body.  Raises ClientGone, and BadRequest ``malformed_body`` when the chunks cannot be read."""
-        await self._continue()
-        while piece := await self._piece():
-            self.received += len(piece)
+        pieces = _Pieces(self)
+        self.attach(pieces)
+        self.take_body()
+        while piece := await pieces.next():
             yield piece
 
-    async def _piece(self) -> bytes:
-        try:
-            async with asyncio.timeout(READ_SECONDS):
-                return await self._request.content.readany()
-        except TimeoutError:
-            self.abort()
-            raise ClientGone("the client stopped sending its body") from None
-        except RequestPayloadError:
-            raise BadRequest("malformed_body", "The body of the request cannot be read.") from None
-        except (OSError, web.PayloadAccessError):
-            raise ClientGone("the client closed the connection") from None
+    # The client
 
-    async def _continue(self) -> None:
-        # RFC 9110 section 10.1.1: only now, after the decision, is the body asked for; HTTP/1.0 never waits.
-        waits = self._request.headers.get("Expect", "").lower() == "100-continue"
-        if waits and not self.status and self._request.version >= (1, 1) and not self._request.content.is_eof():
-            await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    def client_full(self) -> None:
+        """The connection holds enough that the client has not taken."""
+        if self._counterpart is not None:
+            self._counterpart.client_full()
 
-    async def tunnel(self, status: int, headers: HeaderList) -> AioTunnel:
+    def client_ready(self) -> None:
+        """There is room again."""
+        if self._counterpart is not None:
+            self._counterpart.client_ready()
+
+    def client_gone(self) -> None:
+        """The connection is lost: whatever is done for it ends now, and with it the upstream request."""
+        if self._counterpart is not None:
+            self._counterpart.client_gone()
+        told = self._counterpart is not None and not isinstance(self._counterpart, _Pieces)
+        if self.task is not None and self.tunnelled is None and not told:
+            self.task.cancel()
+
+    # The tunnel
+
+    async def tunnel(self, status: int, headers: HeaderList) -> ClientTunnel:
         """Send the 101 head and give the raw connection.
 
-        Raises ClientGone, after breaking the connection off, when bytes came before the 101 (CVE-2025-64763).
+        Raises ClientGone, after breaking the connection off, when octets came before the 101 (CVE-2025-64763).
         """
-        tap = self._line.tap
-        if tap is None or tap.early:
+        if self.connection.early:
             self.abort()
             raise ClientGone("the client spoke before the protocol was switched")
         if self.status:
             raise RuntimeError("an exchange is answered once")
+        upgrade = b"".join(b"Upgrade: %b\r\n" % value for name, value in headers if name.lower() == b"upgrade")
+        self.connection.send(text.response_head(status, headers, b"Connection: Upgrade\r\n" + upgrade))
         self.status = status
-        upgrade = b"".join(b"Upgrade: %s\r\n" % value for name, value in headers if name.lower() == b"upgrade")
-        tap.open = True
-        self._line.limit_stall(0)  # a reader may pause for long in a tunnel; backpressure bounds what is held
-        await self._send(serialise(status, headers, b"Connection: Upgrade\r\n" + upgrade))
-        self.tunnelled = AioTunnel(self, tap)
+        self.tunnelled = ClientTunnel(self, self.connection.tunnel())
         return self.tunnelled
 
     def __repr__(self) -> str:
-        return f"<AioExchange {self.status or 'unanswered'}, {self.received} in, {self.sent} out>"
+        return f"<ClientExchange {self.status or 'unanswered'}, {self.received} in, {self.sent} out>"
 
 
-class AioTunnel:
+class _Pieces:
+    """A counterpart for those who wait for the body piece by piece."""
+
+    def __init__(self, exchange: ClientExchange) -> None:
+        self._exchange: Final = exchange
+        self._pieces: Final[deque[bytes]] = deque()
+        self._ended = False
+        self._failure: Exception | None = None
+        self._news: Final = asyncio.Event()
+
+    async def next(self) -> bytes:
+        """The next piece; empty at the end."""
+        while not self._pieces:
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                return b""
+            self._exchange.resume_body()
+            self._news.clear()
+            await self._news.wait()
+        return self._pieces.popleft()
+
+    def body_piece(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._exchange.hold_body()
+        self._news.set()
+
+    def body_ended(self) -> None:
+        self._ended = True
+        self._news.set()
+
+    def body_failed(self, error: Exception) -> None:
+        self._failure = error
+        self._news.set()
+
+    def client_full(self) -> None:
+        """Whoever writes asks for ``room``."""
+
+    def client_ready(self) -> None:
+        """As above."""
+
+    def client_gone(self) -> None:
+        self.body_failed(ClientGone("the client closed the connection"))
+
+
+class ClientTunnel:
     """``model.Tunnel``: the client's side after the 101."""
 
-    def __init__(self, exchange: AioExchange, tap: Tap) -> None:
+    def __init__(self, exchange: ClientExchange, tap: Tap) -> None:
         self._exchange: Final = exchange
         self._tap: Final = tap
 
     async def read(self) -> bytes:
-        """The next bytes; empty when the client sends no more.  Raises ClientGone when its connection is lost."""
+        """The next octets; empty when the client sends no more.  Raises ClientGone when its connection is lost."""
         data = await self._tap.read()
         if not data and self._exchange.gone:
             raise ClientGone("the client closed the connection")
@@ -287,41 +359,31 @@ class AioTunnel:
         return data
 
     async def write(self, data: bytes) -> None:
-        """Send bytes, with backpressure.  Raises ClientGone."""
-        line = self._exchange._line
-        if line.transport is None or line.transport.is_closing():
-            raise ClientGone("the client closed the connection")
-        line.transport.write(data)
+        """Send octets, with backpressure.  Raises ClientGone."""
+        connection = self._exchange.connection
+        connection.send(data)
         self._exchange.sent += len(data)
-        if line.writing_paused:
-            await self._drained()
-
-    async def _drained(self) -> None:
-        try:
-            await self._exchange._request.writer.drain()
-        except ConnectionError:
-            raise ClientGone("the client closed the connection") from None
+        if connection.full:
+            await connection.room()
 
     def write_eof(self) -> None:
         """Send no more; the client may."""
-        transport = self._exchange._line.transport
+        transport = self._exchange.connection.transport
         if transport is not None and transport.can_write_eof() and not transport.is_closing():
             transport.write_eof()
 
     def close(self) -> None:
         """Close the connection after what was written."""
-        transport = self._exchange._line.transport
-        if transport is not None:
-            transport.close()
+        self._exchange.connection.close()
 
     @property
     def held(self) -> int:
         """Octets that were written and are still here."""
-        return held(self._exchange._line.transport)
+        return held(self._exchange.connection.transport)
 
     def on_leave(self, callback: Callable[[float], object]) -> Callable[[], None]:
         """Call ``callback`` with the deadline when the door drains (model.Tunnel)."""
         return self._exchange.departure.on_begin(callback)
 
     def __repr__(self) -> str:
-        return f"<AioTunnel {self._tap!r}>"
+        return f"<ClientTunnel {self._tap!r}>"

@@ -89,6 +89,7 @@ def client_address(peer: str, headers: Headers, trusted: TrustedProxies) -> str:
     return client
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _canonical(peer: str) -> str:
     found = address(peer)
     return peer if found is None else str(found)

@@ -1,245 +1,388 @@
-"""The client's connection as aiohttp's protocol sees it: the parser's strictness, the tap of a tunnel, the caps.
+"""A client's connection: heads and bodies told apart, strictly; one exchange at a time; everything bounded.
 
-This file knows private names of aiohttp's request handler; ``tests/unit/edge/test_connection.py`` says which, so that
-another release of it is noticed.  It knows nothing of routing, callers or answers.
+The room knows what a well-formed message is.  It knows nothing of routing, callers or answers: whoever serves is
+called with each ``ClientExchange``, and nothing of the next request is looked at before that one is over.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-import struct
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from aiohttp import http_parser, web
-from aiohttp.web_protocol import RequestHandler
+from authproxy.edge import limits
+from authproxy.edge.exchange import ClientExchange
+from authproxy.edge.inbox import Inbox
+from authproxy.edge.tap import Tap
+from authproxy.errors import BadRequest, ClientGone, Refusal
+from authproxy.http1.chunks import Chunks
+from authproxy.http1.heads import Malformed, RequestHead
+from authproxy.model import Headers
+from authproxy.transport import abort, limit_stall, reset_at_close
 
-from authproxy.transport import abort
+if TYPE_CHECKING:
+    from authproxy.edge.connections import Connections
 
-CONNECTIONS: Final = 10_000  # open at once, per listener
-LINE_LIMIT: Final = 16 * 1024  # octets of a request line or a header line: sealed cookies and tokens need the room
-HEADER_LIMIT: Final = 128
-KEEPALIVE_SECONDS: Final = 75.0  # idle, and from the end of one answer to the end of the next request's head
-LINGER_SECONDS: Final = 2.0  # how long an unread body is swallowed after an early answer, so that the answer arrives
-STALL_SECONDS: Final = 60  # an unread answer holds a connection no longer
-_TAP_HIGH: Final = 64 * 1024
-
-_log = logging.getLogger("authproxy")
-
-Malformed = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+_NEVER: Final = float("inf")
 
 
-def require_strict_parser() -> None:
-    """Raise RuntimeError unless llhttp parses: aiohttp's fallback in Python accepts what llhttp refuses."""
-    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise RuntimeError("aiohttp was installed without its C extensions; authproxy needs its strict HTTP parser")
+class State(Enum):
+    """What the next octets of a connection are."""
+
+    HEAD = auto()
+    BODY = auto()
+    WAITING = auto()  # they wait for the answer to the request before them
+    TUNNEL = auto()
+    SWALLOW = auto()  # nobody will read them
 
 
-class Tap:
-    """The bytes of a client after its Upgrade request, with backpressure.
+class Hold(NamedTuple):
+    """Why a connection is not read, each a bit."""
 
-    ``early`` is set when bytes came before the 101: nobody knows to which protocol they belong (CVE-2025-64763).
-    """
-
-    def __init__(self, transport: asyncio.Transport, *, early: bool) -> None:
-        self.early = early
-        self.open = False  # the 101 was sent
-        self._transport: Final = transport
-        self._pieces: Final[deque[bytes]] = deque()
-        self._held = 0
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def feed(self, data: bytes) -> None:
-        """What the socket brought."""
-        if not self.open:
-            self.early = True
-            return
-        self._pieces.append(data)
-        self._held += len(data)
-        if self._held >= _TAP_HIGH and not self._transport.is_closing():
-            self._transport.pause_reading()
-        self._wake()
-
-    def end(self) -> None:
-        """The client sends no more."""
-        self._ended = True
-        self._wake()
-
-    async def read(self) -> bytes:
-        """The next bytes; empty at the end."""
-        while not self._pieces and not self._ended:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        if not self._pieces:
-            return b""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        self._held = 0
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-        return data
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def __repr__(self) -> str:
-        return f"<Tap {'open' if self.open else 'shut'}, {self._held} bytes held>"
+    AHEAD: int = 1  # enough waits here already
+    BODY: int = 2  # whoever takes the body asked for a pause
 
 
-class ClientConnection(RequestHandler):
-    """aiohttp's connection, made quiet about malformed requests and aware of what follows an Upgrade."""
+_HOLD: Final = Hold()
 
-    __slots__ = ("_malformed", "_recent", "gone", "serving", "tap")
 
-    def __init__(self, manager: Connections, malformed: Malformed, **limits: Any) -> None:
-        super().__init__(manager, loop=asyncio.get_running_loop(), **limits)
-        self._malformed = malformed
-        self._recent = b""  # the last octets of the segment before, to see where a head ended
+class Peer(NamedTuple):
+    """Who is at the other end; it stays the same for all requests of a connection."""
+
+    address: str  # "" on a Unix socket
+    tls: bool
+    certificate: Mapping[str, object] | None
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_chunks", "_connections", "_holds", "_inbox", "_inside", "_left", "_room", "_swallowed",
+        "deadline", "exchange", "full", "gone", "peer", "state", "tap", "transport",
+    )  # fmt: skip
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections: Final = connections
+        self._inbox: Final = Inbox()
+        self._inside = False
+        self._holds = 0
+        self._left = 0  # octets that a body of known length still lacks
+        self._chunks: Chunks | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._swallowed = 0
+        self.state = State.HEAD
+        self.transport: asyncio.Transport | None = None
+        self.exchange: ClientExchange | None = None
         self.tap: Tap | None = None
+        self.deadline = _NEVER  # by the event loop's clock; the sweep looks at it
+        self.full = False
         self.gone = False
-        self.serving = False
+        self.peer = Peer("", tls=False, certificate=None)
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses of asyncio's
+        if not self._connections.enter(self):
+            self.gone = True
+            self.abort()
+            return
+        name = transport.get_extra_info("peername")
+        tls = transport.get_extra_info("sslcontext") is not None
+        certificate = (transport.get_extra_info("peercert") or None) if tls else None
+        self.peer = Peer(str(name[0]) if isinstance(name, tuple) else "", tls, certificate)
+        limit_stall(transport, limits.STALL_SECONDS)
+        self.deadline = self._connections.now() + limits.KEEPALIVE_SECONDS
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is State.HEAD:
+            self._inbox.add(data)
+            self._serve_heads()
+        elif self.state is State.BODY:
+            self._read_body(data)
+        elif self.state is State.TUNNEL and self.tap is not None:
+            self.tap.feed(data)
+        elif self.state is State.SWALLOW:
+            self._swallow(len(data))
+        else:
+            self._inbox.add(data)
+            if len(self._inbox.data) > limits.AHEAD:
+                self._hold(_HOLD.AHEAD)
+
+    def eof_received(self) -> bool:
+        """Keep the other direction open for a tunnel; otherwise a client that sends FIN has gone."""
+        if self.tap is not None:
+            self.tap.end()
+            return not self.peer.tls  # TLS has no half-close
+        self._lost()
+        return False
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._connections.leave(self)
+        self._lost()
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self.state is not State.TUNNEL:  # a reader may pause for long in a tunnel; what is held is bounded
+            self.deadline = self._connections.now() + limits.WRITE_SECONDS
+        if self.exchange is not None:
+            self.exchange.client_full()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self._renew_deadline()
+        self._make_room()
+        if self.exchange is not None:
+            self.exchange.client_ready()
+
+    # Heads
 
     @property
     def idle(self) -> bool:
-        """No request is being served or waits to be."""
-        return not self.serving and not self._messages
+        """No request is being served, and none has come that waits to be."""
+        return self.state is State.HEAD and not self._inbox.ready
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if isinstance(self._manager, Connections) and self._manager.full:
-            _log.warning("connection refused: %d are open", CONNECTIONS)
+    @property
+    def closing(self) -> bool:
+        """No further request is wanted on it: the process goes away."""
+        return self._connections.closing()
+
+    @property
+    def early(self) -> bool:
+        """Octets came behind a request before its answer."""
+        return bool(self._inbox.data)
+
+    def _serve_heads(self) -> None:
+        """Serve what has come, one request after the other, as long as answers come without waiting."""
+        if self._inside:
+            return
+        self._inside = True
+        try:
+            for _ in range(limits.AT_ONCE):
+                if self.state is not State.HEAD or not self._inbox.data or self.gone or not self._serve_head():
+                    return
+            asyncio.get_running_loop().call_soon(self._serve_heads)
+        finally:
+            self._inside = False
+
+    def _serve_head(self) -> bool:
+        """Serve the request that came first; False when it has not come whole."""
+        try:
+            head = self._inbox.head()
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return False
+        if head is None:
+            # A fixed time for the whole of it, however it drips.
+            self.deadline = min(self.deadline, self._connections.now() + limits.HEAD_SECONDS)
+            return False
+        self._begin(head)
+        return True
+
+    def _begin(self, head: RequestHead) -> None:
+        length = self._framing(head.headers)
+        exchange = self.exchange = ClientExchange(self, head, length)
+        if length == 0:
+            self.state, self.deadline = State.WAITING, _NEVER
+            exchange.body_done = True
+        else:
+            self.state = State.BODY
+            self.deadline = self._connections.now() + limits.READ_SECONDS
+            self._left, self._chunks = length or 0, Chunks() if length is None else None
+            if early := self._inbox.take():
+                self._read_body(early)
+        self._connections.serve(exchange)
+
+    @staticmethod
+    def _framing(headers: Headers) -> int | None:
+        """Octets of the body, None for a chunked one (RFC 9112 section 6.3).
+
+        The parser has refused lengths that differ or are no numbers; what is ambiguous yet is refused by whoever
+        serves, and its connection ends.
+        """
+        if b"transfer-encoding" in headers:
+            return None
+        return int(headers.get(b"content-length") or b"0")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Nothing on this connection can be believed any more."""
+        self._inbox.take()
+        self.state, self.deadline = State.WAITING, _NEVER
+        head = RequestHead("", b"", (1, 1), Headers(), keep_alive=False, upgrade=False)
+        exchange = self.exchange = ClientExchange(self, head, 0)
+        self._connections.unread(exchange, refusal)
+
+    # Bodies
+
+    def _read_body(self, data: bytes) -> None:
+        exchange = cast("ClientExchange", self.exchange)
+        if self._chunks is not None:
+            self._read_chunks(data, self._chunks, exchange)
+            return
+        piece, self._inbox.data = data[: self._left], data[self._left :]
+        self._left -= len(piece)
+        self._renew_deadline()
+        exchange.body_piece(piece)
+        if not self._left and self.state is State.BODY:
+            self._body_whole(exchange)
+
+    def _read_chunks(self, data: bytes, chunks: Chunks, exchange: ClientExchange) -> None:
+        try:
+            pieces = chunks.feed(data)
+        except Malformed as error:
+            self.state, self.deadline = State.SWALLOW, self._connections.now() + limits.LINGER_SECONDS
+            text = "The body of the request cannot be read."
+            exchange.body_failed(BadRequest("malformed_body", text, reason=str(error)))
+            return
+        self._renew_deadline()
+        for piece in pieces:
+            exchange.body_piece(piece)
+        if chunks.done and self.state is State.BODY:
+            self._inbox.data, self._chunks = chunks.rest, None
+            self._body_whole(exchange)
+
+    def _body_whole(self, exchange: ClientExchange) -> None:
+        self.state = State.WAITING
+        self._renew_deadline()
+        exchange.body_ended()
+
+    def hold_body(self) -> None:
+        """Read no more of the body for now."""
+        self._hold(_HOLD.BODY)
+
+    def resume_body(self) -> None:
+        """Read on."""
+        self._release(_HOLD.BODY)
+
+    def _hold(self, why: int) -> None:
+        if not self._holds and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._holds |= why
+        self._renew_deadline()
+
+    def _release(self, why: int) -> None:
+        if not self._holds & why:
+            return
+        self._holds &= ~why
+        if not self._holds and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._renew_deadline()
+
+    def _renew_deadline(self) -> None:
+        """How long the client may take for what it has to do next."""
+        if self.full and self.state is not State.TUNNEL:
+            self.deadline = self._connections.now() + limits.WRITE_SECONDS
+        elif self.state is State.BODY and not self._holds:
+            self.deadline = self._connections.now() + limits.READ_SECONDS
+        elif self.state in (State.BODY, State.WAITING, State.TUNNEL):
+            self.deadline = _NEVER
+
+    # Answers
+
+    def send(self, data: bytes) -> None:
+        """Write octets.  Raises ClientGone."""
+        transport = self.transport
+        if self.gone or transport is None or transport.is_closing():
+            raise ClientGone("the client closed the connection")
+        transport.write(data)
+
+    async def room(self) -> None:
+        """Wait until what was written has gone out far enough.  Raises ClientGone."""
+        while self.full and not self.gone:
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+        if self.gone:
+            raise ClientGone("the client closed the connection")
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    def answered(self, *, keep_alive: bool) -> None:
+        """The exchange is over.  Go on with the next request, or end the connection in order."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self._connections.ended(exchange)
+        if self.gone:
+            return
+        if keep_alive and self.state is State.WAITING:
+            self.state = State.HEAD
+            self.deadline = self._connections.now() + limits.KEEPALIVE_SECONDS
+            self._release(_HOLD.AHEAD | _HOLD.BODY)
+            self._serve_heads()
+        else:
+            self._part()
+
+    def _part(self) -> None:
+        """Close, but not before the client had time to read: a reset would take the answer with it."""
+        transport = self.transport
+        unread = self.state in (State.BODY, State.SWALLOW) or bool(self._inbox.take()) or bool(self._holds)
+        if transport is None or transport.is_closing():
+            return
+        if not unread:
+            self.close()
+            return
+        self.state, self.deadline = State.SWALLOW, self._connections.now() + limits.LINGER_SECONDS
+        self._release(_HOLD.AHEAD | _HOLD.BODY)
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def _swallow(self, octets: int) -> None:
+        self._swallowed += octets
+        if self._swallowed > limits.SWALLOWED:
+            self.abort()
+
+    def tunnel(self) -> Tap:
+        """From now on everything that comes is for the tunnel."""
+        self.state, self.deadline = State.TUNNEL, _NEVER
+        self.tap = Tap(cast("asyncio.Transport", self.transport))
+        limit_stall(self.transport, 0)
+        return self.tap
+
+    # Ends
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.deadline = _NEVER
+        if self.exchange is not None and not self.gone:
+            why = "the client reads nothing" if self.full else "the client stopped sending its body"
+            self.exchange.body_failed(ClientGone(why))
+            self.abort()
+        elif self.state is State.SWALLOW:
             self.abort()
         else:
-            self.limit_stall(STALL_SECONDS)
+            self.close()
 
-    def limit_stall(self, seconds: int) -> None:
-        """Let the kernel break off a client that acknowledges nothing for so long; 0 for never."""
-        sock = self.transport.get_extra_info("socket") if self.transport else None
-        if (
-            sock is not None
-            and sock.family in (socket.AF_INET, socket.AF_INET6)
-            and hasattr(socket, "TCP_USER_TIMEOUT")
-        ):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
-
-    def data_received(self, data: bytes) -> None:
-        if self.tap is not None and data:
-            self.tap.feed(data)
+    def _lost(self) -> None:
+        if self.gone:
             return
-        super().data_received(data)
-        if self._messages:
-            self._look_at(self._messages[-1][0], self._recent + data)
-        self._recent = data[-3:]
-
-    def _look_at(self, last: Any, segment: bytes) -> None:
-        if getattr(last, "upgrade", False):
-            self._hold(segment)
-        elif hasattr(last, "exc"):
-            self._spoil_body()
-
-    def _spoil_body(self) -> None:
-        # The parser fails inside a body without telling whoever reads that body.
-        current = self._current_request
-        if current is not None and not current.content.is_eof():
-            current.content.set_exception(web.RequestPayloadError("malformed"))
-
-    def _hold(self, segment: bytes) -> None:
-        # Whatever follows an Upgrade request is never parsed as HTTP.  Two heads in one segment, or anything behind
-        # the head, count as early bytes: the parser does not say how much of the segment it took.
-        if self.tap is None and self.transport is not None and self._messages[-1][1].is_eof():
-            early = bool(self._message_tail) or not segment.endswith(b"\r\n\r\n") or segment.count(b"\r\n\r\n") > 1
-            self.tap = Tap(self.transport, early=early)
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the other direction open for a tunnel; otherwise a client that sends FIN has gone."""
-        if self.tap is None or not self.tap.open:
-            return False
-        self.tap.end()
-        return self.ssl_context is None  # TLS has no half-close
-
-    def connection_lost(self, exc: BaseException | None) -> None:
         self.gone = True
-        task = self._task_handler
-        super().connection_lost(exc)
-        if self.tap is not None and self.tap.open:
+        self.deadline = _NEVER
+        self._make_room()
+        exchange, self.exchange = self.exchange, None
+        if self.tap is not None:
             self.tap.end()  # what came before the loss is still delivered
-        elif task is not None:
-            task.cancel()  # nobody waits for the answer: the exchange, and with it the upstream request, ends now
+        if exchange is not None:
+            exchange.client_gone()
+            self._connections.ended(exchange)
 
     def reset(self) -> None:
-        """From now on the connection ends with a reset (RFC 9293 section 3.10.4), which nobody takes for an end."""
-        sock = self.transport.get_extra_info("socket") if self.transport else None
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """From now on the connection ends with a reset, which nobody takes for an end."""
+        reset_at_close(self.transport)
+
+    def close(self) -> None:
+        """Close after what was written."""
+        if self.transport is not None:
+            self.transport.close()
 
     def abort(self) -> None:
         """Break the connection off without flushing."""
         abort(self.transport)
-
-    def close_idle(self) -> None:
-        """Close when nothing is being served.  Otherwise the body of a running request would not be read on."""
-        if self.idle:
-            self.force_close()
-
-    def handle_error(self, *args: Any, **kw: Any) -> web.StreamResponse:
-        """End the connection: the door answers for everything, so that only a broken connection comes here."""
-        cause = kw.get("exc", args[2] if len(args) > 2 else None)
-        self.log_exception("connection ended", exc_info=cause)
-        raise ConnectionError("nothing more can be said on this connection")
-
-    def _make_error_handler(self, err_info: Any) -> Malformed:
-        del err_info  # it quotes the attacker
-        return self._malformed
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """At most one short line; what a client sent is never quoted."""
-        cause = kw.get("exc_info")
-        _log.info("%s: %s", args[0] if args else "connection", type(cause).__name__)
-
-
-class Connections(web.Server):
-    """Makes and counts the connections of one listener."""
-
-    def __init__(self, handler: Any, *, request_factory: Any, malformed: Malformed) -> None:
-        super().__init__(handler, request_factory=request_factory, handler_cancellation=False)
-        self._malformed: Final = malformed
-
-    def __call__(self) -> ClientConnection:
-        return ClientConnection(
-            self,
-            self._malformed,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            lingering_time=LINGER_SECONDS,
-            max_line_size=LINE_LIMIT,
-            max_field_size=LINE_LIMIT,
-            max_headers=HEADER_LIMIT,
-            auto_decompress=False,  # bodies pass through untouched
-            access_log=None,
-            logger=_log,
-        )
-
-    @property
-    def full(self) -> bool:
-        """More connections than allowed are open."""
-        return len(self._connections) > CONNECTIONS
-
-    def close_idle(self) -> None:
-        """Close the connections that nobody uses."""
-        for connection in self.connections:
-            if isinstance(connection, ClientConnection):
-                connection.close_idle()
-
-    def abort_all(self) -> None:
-        """Break every connection off."""
-        for connection in self.connections:
-            if isinstance(connection, ClientConnection):
-                connection.abort()
+        self._lost()
 
     def __repr__(self) -> str:
-        return f"<Connections {len(self._connections)} open>"
+        return f"<ClientConnection {self.state.name.lower()}{', gone' if self.gone else ''}>"

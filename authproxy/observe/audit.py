@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as _text
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -23,6 +24,8 @@ class Audit:
     def __init__(self, stream: TextIO, *, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock: Final = clock
+        self._second = -1
+        self._said = ""
 
     @classmethod
     def open(cls, file: Path | None, *, clock: Callable[[], float]) -> Audit:
@@ -43,7 +46,11 @@ class Audit:
         self._stream.flush()
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = self._clock()
+        second = int(now)
+        if second != self._second:  # said once for all records of a second
+            self._second, self._said = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._said}.{int((now - second) * 1000):03d}Z"
 
     def close(self) -> None:
         """Close the file."""
@@ -55,11 +62,19 @@ def _line(said: Mapping[str, object]) -> str:
     """One line, short enough to be written whole: several processes may write to one pipe or file."""
     longest = _MAX
     while True:
-        cut = {name: value[:longest] if isinstance(value, str) else value for name, value in said.items()}
-        line = json.dumps(cut, separators=(",", ":")) + "\n"  # ASCII: as many octets as characters
+        told = [
+            f'"{name}":{_text(value[:longest]) if isinstance(value, str) else _told(value)}'
+            for name, value in said.items()
+        ]
+        line = f"{{{','.join(told)}}}\n"  # ASCII: as many octets as characters
         if len(line) <= _WHOLE or longest <= _SHORTEST:
             return line
         longest //= 2
+
+
+def _told(value: object) -> str:
+    """A value that is no text as JSON."""
+    return repr(value) if type(value) in (int, float) else json.dumps(value, separators=(",", ":"))
 
 
 def _opened(file: Path | None) -> TextIO:

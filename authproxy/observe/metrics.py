@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry: Final = CollectorRegistry()
+        self._children: Final[dict[tuple[str, int], tuple[Counter, Histogram]]] = {}
         self._exchanges: Final = Counter(
             "authproxy_exchanges", "Exchanges by app and status.", ["app", "status"], registry=self._registry
         )
@@ -40,8 +41,14 @@ class Metrics:
 
     def exchange(self, *, app: str, status: int, seconds: float, code: str) -> None:
         """Count one exchange."""
-        self._exchanges.labels(app or "-", str(status)).inc()
-        self._seconds.labels(app or "-").observe(seconds)
+        key = (app, status)
+        found = self._children.get(key)
+        if found is None:  # apps and statuses are few
+            found = self._children[key] = (
+                self._exchanges.labels(app or "-", str(status)), self._seconds.labels(app or "-"),
+            )  # fmt: skip
+        found[0].inc()
+        found[1].observe(seconds)
         if code:
             self._refusals.labels(code).inc()
 

@@ -36,7 +36,7 @@ def _parsed(block: bytes) -> Head | None:
     headers = tuple(_split(line) for line in lines)
     if status == 101:
         judged(200, version, headers)
-        return Head(101, headers, None, chunked=False)
+        return Head(101, headers, None, chunked=False, facts={})
     return None if 100 <= status < 200 else judged(status, version, headers)
 
 

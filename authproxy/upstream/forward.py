@@ -3,44 +3,41 @@
 Framing is made anew on both sides and never copied (RFC 9112 section 6).  What fails before the head of the answer is
 a ``Refusal``; what fails after it breaks the client's connection off, so that half an answer never looks whole.  The
 room knows nothing of callers.
+
+A delivery that finds a kept connection needs no task: it is driven by the two connections that it joins.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Final, cast
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
-from authproxy.errors import BadRequest, ClientGone, NotAuthenticated, Refusal
-from authproxy.model import Exchange, HeaderList, Lifetime, UpstreamRequest
-from authproxy.transport import abort
+from authproxy.errors import ClientGone, NotAuthenticated, Refusal
+from authproxy.exchange import Exchange, Lifetime
+from authproxy.http1.chunks import LAST, chunk
+from authproxy.model import UpstreamRequest
+from authproxy.upstream.connection import UpstreamConnection
 from authproxy.upstream.head import (
     Delivered,
     Head,
-    ResponseHeaders,
-    bad_response,
-    judged,
+    ResponseFields,
     timed_out,
     tls_failed,
     unreachable,
 )
-from authproxy.upstream.pool import CONNECT_SECONDS, Pool, Pools
+from authproxy.upstream.pool import CONNECT_SECONDS, Address, Pools, Watched
 from authproxy.upstream.term import Term
-from authproxy.upstream.tunnel import carry
 
-__all__ = ["Delivered", "ResponseHeaders", "deliver"]
+__all__ = ["Delivered", "Delivery", "ResponseFields", "deliver"]
+
+Done = Callable[["Delivered | Exception"], None]
 
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_FRAMING: Final = frozenset({
-    b"connection", b"content-length", b"expect", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade",
-})  # fmt: skip
+_SIZED: Final = frozenset({"POST", "PUT", "PATCH"})
+_NEVER: Final = float("inf")
 
 
 async def deliver(
@@ -48,233 +45,322 @@ async def deliver(
     request: UpstreamRequest,
     *,
     pools: Pools,
-    response_headers: ResponseHeaders,
+    response_fields: ResponseFields,
     lifetime: Lifetime | None,
     clock: Callable[[], float] = time.time,
 ) -> Delivered:
-    """Send ``request`` with the body of ``exchange``, and answer the exchange with what the upstream says.
+    """``Delivery``, for whoever would rather wait: returns what was delivered, or raises why it could not be."""
+    found: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
 
-    Before the head of an answer: raises UpstreamFailed (``upstream_unreachable``, ``upstream_tls``,
-    ``upstream_bad_response``), UpstreamTimeout, BadRequest for a body or header that cannot be sent, ClientGone; the
-    exchange is then still unanswered.  After it: ClientGone, or a ``Delivered`` that is not complete, with the
-    client's connection broken off.  ``lifetime`` bounds a tunnel, where ``request.upgrade`` asks for one, and a
-    response that is still under way when it ends; one that had not begun by then is NotAuthenticated.
+    def done(result: Delivered | Exception) -> None:
+        if found.done():
+            return
+        if isinstance(result, Exception):
+            found.set_exception(result)
+        else:
+            found.set_result(result)
+
+    Delivery(exchange, request, pools, response_fields, lifetime, clock, done).begin()
+    return await found
+
+
+class Delivery(Watched):
+    """One request on its way.  It listens to its upstream connection, and is the counterpart of its exchange.
+
+    ``done`` is called once.  With a Refusal the exchange is still unanswered: UpstreamFailed
+    (``upstream_unreachable``, ``upstream_tls``, ``upstream_bad_response``), UpstreamTimeout, BadRequest for a body or
+    header that cannot be sent, NotAuthenticated when ``lifetime`` ended before the answer began.  With a ``Delivered``
+    it is answered, and where that is not complete the client's connection was broken off.  With ClientGone there is
+    nobody left.  ``lifetime`` bounds a response that is still under way when it ends.
     """
-    pool = pools.of(request.upstream)
-    if request.upgrade:
-        return await carry(
-            exchange, request, pool=pool, response_headers=response_headers, lifetime=lifetime, clock=clock
-        )
-    delivery = _Delivery(exchange, request, pool, Term(lifetime, clock) if lifetime is not None else None)
-    response = await delivery.answered()
-    return await delivery.relayed(response, response_headers)
 
+    __slots__ = (
+        "_address", "_clock", "_connecting", "_connection", "_done", "_exchange", "_head", "_lasting", "_over",
+        "_pool", "_pools", "_request", "_response_fields", "_sized", "_status", "_term", "_timeout", "received",
+        "sent",
+    )  # fmt: skip
 
-class _Patience:
-    """The wait for a response head, counted from the last sign of life of the upstream."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds: Final = seconds
-        self.clock: Final = asyncio.timeout(seconds)
-
-    def waiting_for_client(self) -> None:
-        self._set(None)
-
-    def waiting_for_upstream(self) -> None:
-        self._set(asyncio.get_running_loop().time() + self._seconds)
-
-    def _set(self, when: float | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the head came, or the wait is over: nothing is left to be bounded
-            self.clock.reschedule(when)
-
-
-class _Delivery:
-    """One request on its way.  ``spoiled`` is why the request body could not be sent whole."""
-
-    def __init__(self, exchange: Exchange, request: UpstreamRequest, pool: Pool, term: Term | None) -> None:
+    def __init__(
+        self, exchange: Exchange, request: UpstreamRequest, pools: Pools, response_fields: ResponseFields,
+        lifetime: Lifetime | None, clock: Callable[[], float], done: Done,
+    ) -> None:  # fmt: skip
         self._exchange: Final = exchange
-        self._term: Final = term
         self._request: Final = request
-        self._pool: Final = pool
-        self._length: Final = exchange.body_length
-        self._headers: Final = _headers(request.headers, self._length)
+        self._pools: Final = pools
+        self._pool: Final = pools.of(request.upstream)
+        self._response_fields: Final = response_fields
+        self._term: Term | None = Term(lifetime, clock) if lifetime is not None else None
+        self._done: Final = done
         self._timeout: Final = request.upstream.timeout
+        self._sized: Final = exchange.body_length
+        self._head = b""
+        self._connection: UpstreamConnection | None = None
+        self._address: Address | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._status = 0
+        self._over = False
+        self._lasting = False  # the answer takes its time
+        self.deadline = _NEVER
         self.received = 0
         self.sent = 0
-        self.spoiled: Exception | None = None
 
-    async def answered(self) -> aiohttp.ClientResponse:
-        """The response head, from the first base URL that can be connected to."""
+    def begin(self) -> None:
+        """Send the request, at once where a connection is kept."""
+        self._head = self._request_head()
+        self._pools.watched.add(self)
+        self._exchange.attach(self)
+        candidates = self._pool.candidates()
+        kept = self._pool.kept(candidates[0])
+        if kept is not None:
+            self._send(kept, candidates[0])
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(candidates))
+
+    def _request_head(self) -> bytes:
+        request = self._request
+        if self._sized is None:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        else:
+            # RFC 9110 section 8.6: a method that anticipates a body says that there is none.
+            said = self._sized or request.method in _SIZED or b"content-length" in self._exchange.info.headers
+            framing = b"Content-Length: %d\r\n" % self._sized if said else b""
+        line = f"{request.method} {request.target} HTTP/1.1\r\n".encode("ascii")
+        return b"".join((line, request.fields, framing, b"\r\n"))
+
+    # Connecting
+
+    async def _connect(self, candidates: tuple[Address, ...]) -> None:
+        """The first address that can be connected to.  The body waits: nobody is asked for what nobody can take."""
         failure: Refusal = unreachable("no address")
-        for url in self._pool.candidates():
+        for address in candidates:
+            kept = self._pool.kept(address)
+            if kept is not None:
+                self._connecting = None
+                self._send(kept, address)
+                return
             try:
-                response = await self._asked(url)
-            except aiohttp.ClientConnectorError as error:
-                failure = _unconnected(error)
-            except aiohttp.ConnectionTimeoutError:
+                async with asyncio.timeout(min(CONNECT_SECONDS, self._timeout)):
+                    connection = await self._pool.connect(address)
+            except ssl.SSLError as error:
+                failure = tls_failed(type(error).__name__)
+            except TimeoutError:
                 failure = timed_out("no connection in time")
+            except OSError as error:
+                failure = unreachable(error.strerror or type(error).__name__)
             else:
-                self._pool.recovered(url)
-                return response
-            self._pool.rest(url)
-        raise failure
+                self._connecting = None
+                self._send(connection, address)
+                return
+            self._pool.rest(address)
+        self._connecting = None
+        self._finish(failure)
 
-    async def _asked(self, url: URL) -> aiohttp.ClientResponse:
-        attempt = SimpleNamespace(reused=False)
-        try:
-            return await self._asked_once(url, attempt)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            raise
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if not (attempt.reused and self._may_repeat(error)):
-                raise self._failure(error) from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failure(error) from error
-        try:
-            return await self._asked_once(url, attempt)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            raise
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failure(error) from error
+    def _send(self, connection: UpstreamConnection, address: Address) -> None:
+        if self._over:
+            connection.let_go()
+            return
+        self._connection, self._address = connection, address
+        connection.ask(self, self._request.method, self._head)
+        if self._sized == 0:
+            connection.sent_whole = True
+            self._await_upstream()
+        self._exchange.take_body()
 
-    async def _asked_once(self, url: URL, attempt: SimpleNamespace) -> aiohttp.ClientResponse:
-        patience = _Patience(self._timeout)
-        async with patience.clock:
-            return await self._pool.session.request(
-                self._request.method,
-                # The whole target as "path": yarl would drop an empty query, and must not touch anything else.
-                URL.build(
-                    scheme=url.scheme, host=url.host or "", port=url.port, path=self._request.target, encoded=True
-                ),
-                headers=self._headers,
-                data=None if self._length == 0 else self._pieces(patience),
-                allow_redirects=False,
-                server_hostname=self._pool.server_name,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=min(CONNECT_SECONDS, self._timeout), sock_read=self._timeout
-                ),
-                trace_request_ctx=attempt,
-            )
+    # The request body (model.Counterpart)
 
-    async def _pieces(self, patience: _Patience) -> AsyncIterator[bytes]:
-        """The request body.  Whatever goes wrong with it is kept, and raised so that the upstream request breaks."""
+    def body_piece(self, piece: bytes) -> None:
+        """Pass it on."""
+        connection = self._connection
+        if self._over or connection is None:
+            return
+        self.received += len(piece)
+        connection.write(chunk(piece) if self._sized is None else piece)
+        if connection.full:
+            self._await_upstream()
+        elif not self._status:
+            self.deadline = _NEVER  # the client's time runs now, which its connection minds
+
+    def body_ended(self) -> None:
+        """The upstream has to answer now."""
+        connection = self._connection
+        if self._over or connection is None or connection.sent_whole:
+            return
+        if self._sized is None:
+            connection.write(LAST)
+        connection.sent_whole = True
+        self._await_upstream()
+
+    def body_failed(self, error: Exception) -> None:
+        """It can never be sent whole, and must not look so."""
+        if self._over:
+            return
+        if self._status:
+            self._break_off()
+        else:
+            self._finish(error)
+
+    def upstream_full(self) -> None:
+        """Read no more of the client."""
+        self._exchange.hold_body()
+        self._await_upstream()
+
+    def upstream_ready(self) -> None:
+        """Read on."""
+        if not self._status:
+            self.deadline = _NEVER
+        self._exchange.resume_body()
+
+    def _await_upstream(self) -> None:
+        self.deadline = self._pools.now() + self._timeout
+
+    # The answer (upstream.connection.Listener)
+
+    def head(self, head: Head) -> None:
+        """Pass it on, unless the identity has ended meanwhile."""
+        if self._address is not None:
+            self._pool.recovered(self._address)
+        if self._term is not None and self._term.over:
+            self._finish(_ended())
+            return
+        self._status = head.status
         try:
-            patience.waiting_for_client()
-            async for piece in self._exchange.body():
-                self._count(len(piece))
-                patience.waiting_for_upstream()
-                yield piece
-                patience.waiting_for_client()
-            self._count(0, last=True)
-            patience.waiting_for_upstream()
+            headers = self._response_fields(head)
+            self._exchange.start_response(head.status, headers, length=head.length)
         except Exception as error:
-            self.spoiled = error
-            raise
+            self._status = 0
+            self._finish(error)
 
-    def _count(self, size: int, *, last: bool = False) -> None:
-        self.received += size
-        if self._length is not None and (self.received > self._length or (last and self.received < self._length)):
-            raise ClientGone("the request body has not the announced length")
+    def piece(self, piece: bytes) -> None:
+        """Pass it on."""
+        if self._lasting and self._term is not None and self._term.over:
+            self._break_off()
+            return
+        try:
+            self._exchange.write(piece)
+        except (ClientGone, ValueError):
+            self._break_off()
+            return
+        self.sent += len(piece)
+        if self._lasting and self.deadline is not _NEVER:
+            self._await_upstream()
 
-    def _may_repeat(self, error: Exception) -> bool:
+    def ended(self) -> None:
+        """The answer is whole."""
+        if self._over:
+            return
+        self._connection = None
+        try:
+            self._close()
+            self._exchange.finish()
+        except (ClientGone, ValueError):
+            self._done(Delivered(self._status, self.received, self.sent, complete=False))
+        else:
+            self._done(Delivered(self._status, self.received, self.sent))
+
+    def failed(self, refusal: Refusal, *, silent: bool) -> None:
+        """Try once more where that is safe; otherwise say it, or break off."""
+        connection, self._connection = self._connection, None
+        if self._over:
+            return
+        if self._status:
+            self._break_off()
+        elif silent and connection is not None and connection.reused and self._may_repeat():
+            self._connecting = asyncio.get_running_loop().create_task(self._again())
+        else:
+            self._finish(refusal)
+
+    def _may_repeat(self) -> bool:
         # RFC 9112 section 9.3.1: the connection was kept alive and closed before it answered anything.
-        unanswered = not isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(error.message, str)
-        return unanswered and self._length == 0 and self._request.method in _REPEATABLE
+        # RFC 9110 section 9.2.2: only what is safe may be repeated.
+        return self._sized == 0 and self._request.method in _REPEATABLE
 
-    def _failure(self, error: Exception) -> Exception:
-        if self.spoiled is not None:
-            return self.spoiled
-        if isinstance(error, TimeoutError):
-            return timed_out("no answer in time")
-        return bad_response(f"{type(error).__name__} before the response head")
-
-    async def relayed(self, response: aiohttp.ClientResponse, response_headers: ResponseHeaders) -> Delivered:
-        """Stream ``response`` to the client; the upstream's connection is kept only when everything went well."""
-        head = _judged(response)
-        whole = False
+    async def _again(self) -> None:
+        """On a new connection: another kept one may be as stale."""
+        address = cast("Address", self._address)
         try:
-            if self._term is not None and self._term.over:
-                raise _ended()
-            headers = response_headers(head.status, head.headers)
-            await self._exchange.start_response(head.status, headers, length=head.length)
-            term = None if response.content.is_eof() else self._term  # what is here already is not worth watching
-            whole = await self._watched(response, term) if term is not None else await self._streamed(response, None)
-        finally:
-            if not whole:
-                response.close()
-        return Delivered(head.status, self.received, self.sent, whole)
+            async with asyncio.timeout(min(CONNECT_SECONDS, self._timeout)):
+                connection = await self._pool.connect(address)
+        except (OSError, TimeoutError) as error:
+            self._connecting = None
+            self._finish(unreachable(getattr(error, "strerror", None) or type(error).__name__))
+        else:
+            self._connecting = None
+            self._send(connection, address)
 
-    async def _watched(self, response: aiohttp.ClientResponse, term: Term) -> bool:
-        term.watch(lambda: self._cut(response))
-        try:
-            return await self._streamed(response, term)
-        finally:
-            term.release()
+    # The client
 
-    def _cut(self, response: aiohttp.ClientResponse) -> None:
-        """Wake whoever waits: for the upstream, and for a client that reads nothing."""
-        response.close()
+    def client_full(self) -> None:
+        """Read no more of the upstream; its time does not run."""
+        if self._connection is not None:
+            self._connection.hold()
+            self.deadline = _NEVER
+
+    def client_ready(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._await_upstream()
+            self._connection.resume()
+
+    def client_gone(self) -> None:
+        """Nobody is there any more: the upstream request ends, too."""
+        if self._over:
+            return
+        if self._status:
+            self._close()
+            self._done(Delivered(self._status, self.received, self.sent, complete=False))
+        else:
+            self._finish(ClientGone("the client closed the connection"))
+
+    # Ends
+
+    def under_way(self) -> None:
+        """The answer takes its time: from now on the end of the identity cuts it."""
+        if self._over:
+            return
+        self._lasting = True
+        if self.deadline is not _NEVER:
+            self._await_upstream()
+        if self._term is not None:
+            self._term.watch(self._break_off)
+
+    def expire(self) -> None:
+        """The upstream took too long."""
+        if self._status:
+            self._break_off()
+        else:
+            self._finish(timed_out("no answer in time"))
+
+    def _break_off(self) -> None:
+        """The client must see that something is missing: never the terminating chunk."""
+        if self._over:
+            return
+        self._close()
+        self._done(Delivered(self._status, self.received, self.sent, complete=False))
         self._exchange.abort()
 
-    async def _streamed(self, response: aiohttp.ClientResponse, term: Term | None) -> bool:
-        try:
-            async for piece in response.content.iter_any():
-                if term is not None and term.over:
-                    self._exchange.abort()
-                    return False
-                await self._exchange.write(piece)
-                self.sent += len(piece)
-            await self._exchange.finish()
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            self._exchange.abort()  # never the terminating chunk: the client must see that something is missing
-            return False
-        return True
+    def _finish(self, why: Exception) -> None:
+        if not self._over:
+            self._close()
+            self._done(why)
+
+    def _close(self) -> None:
+        self._over = True
+        self.deadline = _NEVER
+        self._pools.watched.discard(self)
+        if self._term is not None:
+            self._term.release()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.let_go()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self._status or 'unanswered'}, {self.received} in, {self.sent} out>"
 
 
 def _ended() -> Refusal:
     return NotAuthenticated(
         "not_signed_in", "You are not signed in.", reason="the session ended before the application answered"
     )
-
-
-def _judged(response: aiohttp.ClientResponse) -> Head:
-    version = cast("aiohttp.HttpVersion", response.version)
-    try:
-        return judged(response.status, (version.major, version.minor), response.raw_headers)
-    except Refusal:
-        _discard(response)
-        raise
-
-
-def _discard(response: aiohttp.ClientResponse) -> None:
-    """Close the connection of a response that is nonsense, even when its end has given it back to the pool."""
-    protocol = response._protocol
-    response.close()
-    if protocol is not None:
-        abort(protocol.transport)
-
-
-def _headers(lines: HeaderList, length: int | None) -> CIMultiDict[str]:
-    """Header lines for aiohttp, which drops duplicates of mixed case and octets that are not UTF-8."""
-    headers: CIMultiDict[str] = CIMultiDict()
-    spelling: dict[bytes, str] = {b"host": "Host"}
-    for name, value in lines:
-        folded = name.lower()
-        if folded not in _FRAMING:
-            headers.add(spelling.setdefault(folded, name.decode("ascii")), _text(value))
-    if length:
-        headers["Content-Length"] = str(length)
-    return headers
-
-
-def _text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadRequest("bad_header", "A header value is not UTF-8 text.") from None
-
-
-def _unconnected(error: aiohttp.ClientConnectorError) -> Refusal:
-    if isinstance(error, aiohttp.ClientSSLError):
-        return tls_failed(type(error).__name__)
-    return unreachable(error.os_error.strerror or type(error.os_error).__name__)

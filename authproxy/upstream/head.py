@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from authproxy.errors import UpstreamFailed, UpstreamTimeout
-from authproxy.model import HeaderList
+from authproxy.model import Fields, HeaderList
 
 ResponseHeaders = Callable[[int, HeaderList], HeaderList]
 """What the client gets of an upstream's headers; the wire adds framing."""
+ResponseFields = Callable[["Head"], HeaderList | Fields]
+"""The same, of a head that may come again as it is."""
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -39,6 +41,7 @@ class Head(NamedTuple):
     headers: HeaderList
     length: int | None
     chunked: bool
+    facts: dict[object, Any]  # what was found out from it, as in ``model.Headers``
 
 
 def judged(status: int, version: tuple[int, int], lines: HeaderList) -> Head:
@@ -54,7 +57,7 @@ def judged(status: int, version: tuple[int, int], lines: HeaderList) -> Head:
     length = _length(lines)
     if chunked and length is not None:  # RFC 9112 section 6.3: the mark of response splitting
         raise bad_response("Transfer-Encoding and Content-Length")
-    return Head(status, lines, length, chunked)
+    return Head(status, lines, length, chunked, {})
 
 
 def _chunked(lines: HeaderList, version: tuple[int, int]) -> bool:

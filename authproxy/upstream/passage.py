@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from authproxy.errors import ClientGone
-from authproxy.model import Exchange, Lifetime, Tunnel
+from authproxy.exchange import Exchange, Lifetime, Tunnel
 from authproxy.transport import abort, held
 from authproxy.upstream.websocket import GOING_AWAY, POLICY_VIOLATION, Frames, close_frame, masked_close_frame
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from authproxy.model import Lifetime
+from authproxy.exchange import Lifetime
 
 SPARED_SECONDS: Final = 1.0
 

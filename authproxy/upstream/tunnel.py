@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from yarl import URL
-
 from authproxy.errors import BadRequest, Refusal
-from authproxy.model import Exchange, HeaderList, Lifetime, UpstreamRequest
+from authproxy.exchange import Exchange, Lifetime
+from authproxy.model import HeaderList, UpstreamRequest
 from authproxy.upstream.dedicated import HEAD_LIMIT, body, final_head
 from authproxy.upstream.head import (
     Delivered,
@@ -27,7 +26,7 @@ from authproxy.upstream.head import (
     unreachable,
 )
 from authproxy.upstream.passage import Passage
-from authproxy.upstream.pool import CONNECT_SECONDS, Pool
+from authproxy.upstream.pool import CONNECT_SECONDS, Address, Pool, address_of
 
 _HOP: Final = frozenset({
     b"connection", b"content-length", b"expect", b"host", b"keep-alive", b"proxy-connection", b"transfer-encoding",
@@ -67,10 +66,10 @@ async def carry(
 
 async def _connected(pool: Pool, seconds: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     failure: Refusal = unreachable("no address")
-    for url in pool.candidates():
+    for address in pool.candidates():
         try:
             async with asyncio.timeout(seconds):
-                opened = await _opened(pool, url)
+                opened = await _opened(pool, address)
         except ssl.SSLError as error:
             failure = tls_failed(type(error).__name__)
         except TimeoutError:
@@ -78,19 +77,20 @@ async def _connected(pool: Pool, seconds: float) -> tuple[asyncio.StreamReader, 
         except OSError as error:
             failure = unreachable(error.strerror or type(error).__name__)
         else:
-            pool.recovered(url)
+            pool.recovered(address)
             return opened
-        pool.rest(url)
+        pool.rest(address)
     raise failure
 
 
-async def _opened(pool: Pool, url: URL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    secure = url.scheme == "https"
+async def _opened(pool: Pool, address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if not address.port:
+        return await asyncio.open_unix_connection(address.host, limit=HEAD_LIMIT)
     return await asyncio.open_connection(
-        url.host,
-        url.port,
-        ssl=pool.tls if secure else None,
-        server_hostname=(pool.server_name or url.host) if secure else None,
+        address.host,
+        address.port,
+        ssl=pool.tls if address.secure else None,
+        server_hostname=(pool.server_name or address.host) if address.secure else None,
         limit=HEAD_LIMIT,
     )
 
@@ -111,7 +111,7 @@ async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, req
 
 def _request_head(request: UpstreamRequest) -> bytes:
     hosts = [value for name, value in request.headers if name.lower() == b"host"]
-    host = hosts[0] if hosts else (URL(request.upstream.urls[0]).host_port_subcomponent or "").encode("ascii")
+    host = hosts[0] if hosts else address_of(request.upstream.urls[0]).authority
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.target.encode("ascii")), b"Host: " + host]
     lines += [name + b": " + value for name, value in request.headers if name.lower() not in _HOP]
     if request.method in _SIZED:
@@ -140,13 +140,14 @@ async def _relay(
     request: UpstreamRequest,
 ) -> Delivered:
     headers = response_headers(head.status, head.headers)
-    await exchange.start_response(head.status, headers, length=head.length)
+    exchange.start_response(head.status, headers, length=head.length)
     sent = 0
     try:
         async for piece in body(reader, head, request.method, request.upstream.timeout):
-            await exchange.write(piece)
+            exchange.write(piece)
             sent += len(piece)
-        await exchange.finish()
+            await exchange.room()
+        exchange.finish()
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError, ValueError):
         exchange.abort()
         return Delivered(head.status, 0, sent, complete=False)

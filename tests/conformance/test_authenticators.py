@@ -314,7 +314,7 @@ async def test_nothing_secret_is_shown(entry: Entry, caplog: pytest.LogCaptureFi
 
 async def test_the_body_is_out_of_reach(entry: Entry) -> None:
     """An authenticator is given the request's head and its route, and neither leads to the body."""
-    given = list(inspect.signature(entry.authenticator.authenticate).parameters)
+    given = list(inspect.signature(entry.authenticator.judge).parameters)
     assert given == ["info", "match"]
     assert not {"body", "content", "read", "exchange"} & {*RequestInfo._fields, *Match._fields, *dir(Headers)}
 

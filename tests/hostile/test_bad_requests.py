@@ -47,7 +47,7 @@ CASES = {
     "lower-case method": Case("get / HTTP/1.1\r\nHost: app.corp.test\r\n\r\n", 400, ""),
     "HTTP/0.9": Case("GET / HTTP/0.9\r\nHost: app.corp.test\r\n\r\n", 505, ""),
     "HTTP/2.0": Case("GET / HTTP/2.0\r\nHost: app.corp.test\r\n\r\n", 505, ""),
-    "no version": Case("GET /\r\n\r\n", 505, ""),
+    "no version": Case("GET /\r\n\r\n", 400, "malformed_request"),
     "garbage": Case("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "malformed_request"),
     "two lengths": Case(GET + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nx", 400, ""),
     "length and coding": Case(GET + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, ""),
@@ -56,8 +56,8 @@ CASES = {
     "space before colon": Case(GET + "X-A : b\r\n\r\n", 400, "malformed_request"),
     "folded header": Case(GET + "X-A: b\r\n c\r\n\r\n", 400, "malformed_request"),
     "unknown expectation": Case(GET + "Expect: a miracle\r\n\r\n", 417, "expectation_failed"),
-    "header of 100 KB": Case(GET + f"X-A: {'b' * 100_000}\r\n\r\n", 400, "malformed_request"),
-    "a thousand headers": Case(GET + "".join(f"X-{n}: b\r\n" for n in range(1000)) + "\r\n", 400, "malformed_request"),
+    "header of 100 KB": Case(GET + f"X-A: {'b' * 100_000}\r\n\r\n", 431, "head_too_large"),
+    "a thousand headers": Case(GET + "".join(f"X-{n}: b\r\n" for n in range(1000)) + "\r\n", 431, "head_too_large"),
     "our page that is none": Case("GET /oauth2/nothing HTTP/1.1\r\nHost: app.corp.test\r\n\r\n", 404, "no_such_page"),
     "our page, another method": Case(
         "DELETE /oauth2/sign_in HTTP/1.1\r\nHost: app.corp.test\r\n\r\n", 405, "method_not_allowed"

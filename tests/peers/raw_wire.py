@@ -16,16 +16,21 @@ from typing import NamedTuple, Self
 from aiohttp import web
 
 from authproxy.edge.connection import Behind, FrontDoor, info_of
-from authproxy.edge.exchange import AioExchange
+from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.errors import ClientGone, Refusal
-from authproxy.model import Answer, Exchange, HeaderList, Lifetime, RequestInfo, Upstream, UpstreamRequest
+from authproxy.exchange import Exchange, Lifetime
+from authproxy.http1 import text
+from authproxy.model import Answer, HeaderList, RequestInfo, Upstream, UpstreamRequest
 from authproxy.transport import abort
 from authproxy.upstream.forward import Delivered, deliver
+from authproxy.upstream.head import Head
 from authproxy.upstream.pool import Pools
+from authproxy.upstream.tunnel import carry
 
 PATIENCE = 10.0
 _HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"})
+_FRAMING = frozenset({b"content-length", b"expect", b"transfer-encoding"})
 
 
 class Reply(NamedTuple):
@@ -217,8 +222,8 @@ def upstream_request(info: RequestInfo, upstream: Upstream) -> UpstreamRequest:
     """What mutate would make of a request, without any mutation."""
     connection = info.headers.text(b"connection").lower()
     upgrade = info.headers.text(b"upgrade") if "upgrade" in connection else ""
-    headers = tuple(line for line in info.headers if line[0].lower() not in _HOP)
-    return UpstreamRequest(info.method, info.target, headers, upstream, upgrade)
+    headers = tuple(line for line in info.headers if line[0].lower() not in _HOP | _FRAMING)
+    return UpstreamRequest(info.method, info.target, text.fields(headers), upstream, upgrade)
 
 
 class House:
@@ -231,7 +236,7 @@ class House:
         self.lifetime = lifetime
         self.refusals: list[str] = []
         self.outcomes: list[Delivered | BaseException] = []
-        self.exchanges: list[AioExchange] = []
+        self.exchanges: list[ClientExchange] = []
         self.infos: list[RequestInfo] = []
         self.before: Callable[[Exchange], Awaitable[None]] | None = None  # what happens before delivery
         self.ended = asyncio.Event()
@@ -266,7 +271,7 @@ class House:
         return RawClient(self.address)
 
     async def _proxied(self, exchange: Exchange) -> None:
-        assert isinstance(exchange, AioExchange)
+        assert isinstance(exchange, ClientExchange)
         self.exchanges.append(exchange)
         self.infos.append(exchange.info)
         try:
@@ -283,13 +288,22 @@ class House:
 
     async def _deliver(self, exchange: Exchange) -> None:
         request = upstream_request(exchange.info, self.upstream)
-        self.outcomes.append(
-            await deliver(exchange, request, pools=self.pools, response_headers=_passed, lifetime=self.lifetime)
-        )
+        if request.upgrade:
+            pool = self.pools.of(request.upstream)
+            outcome = await carry(exchange, request, pool=pool, response_headers=_passed, lifetime=self.lifetime)
+        else:
+            outcome = await deliver(
+                exchange, request, pools=self.pools, response_fields=_passed_of, lifetime=self.lifetime
+            )
+        self.outcomes.append(outcome)
 
     def _refused(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
         self.refusals.append(refusal.code)
         return Answer(refusal.status, ((b"Authproxy-Refusal", refusal.code.encode()),), b"")
+
+
+def _passed_of(head: Head) -> HeaderList:
+    return _passed(head.status, head.headers)
 
 
 def _passed(_status: int, headers: HeaderList) -> HeaderList:

@@ -20,6 +20,7 @@ from authproxy.errors import Refusal
 from authproxy.explain import Explanation, explain, raw_request
 from authproxy.jose.sign import new_signing_key
 from authproxy.model import Headers, Identity, RequestInfo
+from authproxy.pipeline import Permit
 from authproxy.settings.load import Loaded, from_mapping, load
 from tests.hostile.harness import StrictBrowser
 from tests.peers.openid_grants import Person
@@ -160,7 +161,8 @@ class Running(NamedTuple):
         try:
             info = self._info(row)
             match = self.proxy.graph.routes.match(info)
-            permit = await self.proxy.graph.pipeline.decide(info, match)
+            decided = self.proxy.graph.pipeline.decide(info, match)
+            permit = decided if isinstance(decided, Permit) else await decided
         except Refusal as no:
             return f"{no.status} {no.code}", no.reason
         return "allowed", permit.decision.reason

@@ -248,8 +248,9 @@ def test_policies_are_compiled_with_their_places() -> None:
         "cluster": "own",
     }
     found = compiled(public={"anonymous": True}, full={"any": [rule, {"groups": ["h"]}]}, none={"any": []})
-    assert found["public"] == Policy("public", anonymous=True)
-    assert found["none"] == Policy("none")
+    assert found["public"] == Policy("public", anonymous=True, by_caller=True)
+    assert found["none"] == Policy("none", by_caller=True)
+    assert not found["full"].by_caller
     assert found["full"].rules == (
         Rule(
             where="policies.full.any[0]",

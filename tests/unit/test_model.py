@@ -60,7 +60,7 @@ def test_no_repr_holds_a_secret() -> None:
         info(f"/?code={SECRET}", ("Authorization", SECRET)),
         person(id_token=SECRET, access_token=SECRET),
         ANONYMOUS,
-        UpstreamRequest("GET", f"/?code={SECRET}", LINES, upstream),
+        UpstreamRequest("GET", f"/?code={SECRET}", b"".join(b"%b: %b\r\n" % line for line in LINES), upstream),
         upstream,
     )
     for value in values:

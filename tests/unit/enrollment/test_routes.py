@@ -18,7 +18,8 @@ from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrollment.inventory import Inventory
 from authproxy.enrollment.routes import EnrollmentRoutes, Parts
 from authproxy.errors import Refusal
-from authproxy.model import Answer, Exchange, RequestInfo
+from authproxy.exchange import Exchange
+from authproxy.model import Answer, RequestInfo
 from authproxy.portal.pages import CSP, Pages
 from authproxy.settings import schema
 from authproxy.store.memory import MemoryStore

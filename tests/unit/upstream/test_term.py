@@ -189,7 +189,7 @@ async def test_a_client_that_reads_nothing_is_cut_as_well() -> None:
         sending = asyncio.ensure_future(
             at.upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 64000000\r\n\r\n" + bytes(63_999_999))
         )
-        while not at.house.exchanges[0]._line.writing_paused:
+        while not at.house.exchanges[0].connection.full:
             await asyncio.sleep(0.01)  # until the kernel takes no more
         at.life.end()
         await at.over()
