@@ -53,7 +53,7 @@ pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
 soak: ## outages at full length under load, then an hour of requests as fast as they go (OUTAGE=30, SOAK_REQUESTS=720000)
 	@requirements/machine
 	@requirements/venv dev
-	@OUTAGE_SECONDS=$(or $(OUTAGE),30) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py)
+	@OUTAGE_SECONDS=$(or $(OUTAGE),30) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py tests/stories/test_failover_under_load.py)
 	@$(BIN)/python -m tests.soak.endurance
 
 bench-sessions: ## what a live session costs in memory (SESSIONS=100000)

@@ -5,17 +5,19 @@ The store is a parameter, so that a story is the same on whatever Redis there is
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tests.peers.authproxy_process import AuthproxyProcess
+from tests.peers.browser_client import Browser
 from tests.peers.haproxy import HAProxy, Replica
 from tests.peers.load import Load, person
 from tests.peers.openid_provider import OpenIDPeer
@@ -52,6 +54,11 @@ class TokenWatch:
         else:
             self.expired.append((time.time(), late))
 
+    @property
+    def late(self) -> list[float]:
+        """By how many seconds tokens came too late, the latest first."""
+        return sorted((round(late, 3) for _, late in self.expired), reverse=True)
+
     def __repr__(self) -> str:
         return f"<TokenWatch {self.good} good, {len(self.expired)} expired, {self.without} without>"
 
@@ -74,6 +81,16 @@ class Ledger:
     def refreshes_by_sid(self) -> dict[str, int]:
         """How many refreshes succeeded, for each sign-in that had any."""
         return {sid: len(made) - 1 for sid, made in self._made.items() if len(made) > 1}
+
+    @property
+    def first_made(self) -> float:
+        """When the first ID token was made, in seconds since the epoch."""
+        return min(made[0] for made in self._made.values())
+
+    def refreshed(self, since: float, until: float) -> int:
+        """How many refreshes succeeded between two times; times of tokens are whole seconds, doubtful ones are left."""
+        again = (at for made in self._made.values() for at in made[1:])
+        return sum(since <= at and at + 1 <= until for at in again)
 
     def too_soon(self, least: float) -> list[tuple[int, int]]:
         """When a refresh succeeded less than ``least`` seconds after the one before, or the sign-in; and that time."""
@@ -111,6 +128,65 @@ class Fleet:
         """What the replicas said on standard error, for the message of a failed assertion."""
         lines = [line for one in self.replicas for line in one.program.stderr.all()]
         return "\n".join(lines[-60:])
+
+
+def judge(fleet: Fleet, load: Load, record: Callable[[str, object], None]) -> None:
+    """Nobody noticed anything, in any phase, and no refresh token was spent twice or dead."""
+    for phase in load.phases:
+        record(phase, load.report(phase))
+    ledger = Ledger(fleet.peer)
+    record("provider", ledger)
+    record("tokens", fleet.watch)
+    for phase in load.phases:
+        assert load.report(phase).unharmed, f"{phase}: {load.report(phase)}\n{fleet.transcript()}"
+    assert load.report().unharmed, str(load.report())
+    assert (ledger.dead, ledger.spent_twice) == (0, [])
+    assert fleet.watch.without == 0
+
+
+class Visitor:
+    """Somebody with a browser of their own, beside the people of the load, who keeps the cookie as it was at first."""
+
+    def __init__(self, fleet: Fleet, browser: Browser) -> None:
+        self.fleet, self.browser = fleet, browser
+        self.cookie = ""
+
+    def __repr__(self) -> str:
+        return f"<Visitor {'signed in' if self.cookie else 'not yet signed in'}>"
+
+    async def begin(self) -> None:
+        """Sign in, as the provider's ``current_user``; both replicas know the session."""
+        assert (await self.browser.open(self.fleet.at("/first"))).status == 200
+        found = self.browser.cookies(self.fleet.at()).items()
+        self.cookie = "; ".join(f"{name}={value}" for name, value in found)
+        assert [await self.status(0), await self.status(1)] == [200, 200]
+
+    async def status(self, replica: int) -> int:
+        """What the cookie as it was brings on a replica: 200 or 401."""
+        async with Browser() as thief:
+            page = await thief.xhr(self.fleet.at("/inside", replica=replica), headers={"Cookie": self.cookie})
+        return page.status
+
+    async def sign_out(self) -> None:
+        """Sign out on the first replica."""
+        page = await self.browser.navigate(self.fleet.at("/oauth2/sign_out", replica=0))
+        form = page.form("csrf_token")
+        answer = await self.browser.navigate(
+            self.fleet.at("/oauth2/sign_out", replica=0),
+            method="POST",
+            data=form.fields,
+            headers={"Sec-Fetch-Site": "same-origin"},
+        )
+        assert answer.status in (302, 303), answer.text
+        assert await self.status(0) == 401
+
+    async def out_within(self, seconds: float, replica: int = 1) -> float:
+        """Wait until a replica refuses the cookie; how long that took."""
+        began = time.monotonic()
+        while await self.status(replica) != 401:
+            assert time.monotonic() - began < seconds, f"still in after {seconds} s\n{self.fleet.transcript()}"
+            await asyncio.sleep(0.02)
+        return time.monotonic() - began
 
 
 def settings_for(peer: OpenIDPeer, app: UpstreamApp, *, public_url: str, **sections: Any) -> dict[str, Any]:

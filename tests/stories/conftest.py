@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,6 +13,8 @@ from playwright.async_api import Page, async_playwright
 
 from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.certified_provider import CertifiedProvider, missing, password_of
+from tests.peers.fleet import Fleet, fleet
+from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.program import free_port
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
@@ -89,6 +92,32 @@ async def build(tmp_path: Path, redis_server: RedisServer, upstream_app: Upstrea
             return Street(proxy, provider, redis_server, upstream_app)
 
         yield builder
+
+
+@pytest.fixture
+async def build_fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Fleet]]]:
+    """Builds two replicas behind HAProxy over one store (``redis``: its section of the settings).
+
+    ``peer`` holds options of the provider, which rotates strictly; ``sections`` are further sections of the settings.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def builder(redis: dict[str, Any], *, peer: dict[str, Any] | None = None, **sections: Any) -> Fleet:
+            provider = await stack.enter_async_context(OpenIDPeer(**{"alg": "ES256", **(peer or {})}))
+            return await fleet(stack, tmp_path, stores=[{"redis": redis}] * 2, peer=provider, **sections)
+
+        yield builder
+
+
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Callable[[str, object], None]:
+    """Keeps a figure with the test, and shows it with ``-s``."""
+
+    def keep(name: str, value: object) -> None:
+        record_property(name, str(value))
+        sys.stdout.write(f"\n  {name}: {value}")
+
+    return keep
 
 
 @pytest.fixture

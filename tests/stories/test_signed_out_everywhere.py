@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from tests.peers.browser_client import Browser
 from tests.peers.chaos_proxy import ChaosProxy
-from tests.peers.fleet import Fleet, fleet
+from tests.peers.fleet import Fleet, Visitor, fleet
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.redis_server import RedisServer
 
@@ -22,46 +21,12 @@ BOUND = 1.0  # seconds, as docs/sessions.md says
 SLACK = 1.5  # for a machine that is busy with other things
 
 
-class Scene:
+class Scene(Visitor):
     """Two replicas, each on a line of its own to Redis, and somebody who is signed in and known on both."""
 
     def __init__(self, fleet: Fleet, lines: list[ChaosProxy], redis: RedisServer, browser: Browser) -> None:
-        self.fleet, self.lines, self.redis, self.browser = fleet, lines, redis, browser
-        self.cookie = ""
-
-    async def begin(self) -> None:
-        """Sign in; both replicas know the session."""
-        assert (await self.browser.open(self.fleet.at("/first"))).status == 200
-        found = self.browser.cookies(self.fleet.at()).items()
-        self.cookie = "; ".join(f"{name}={value}" for name, value in found)
-        assert [await self.status(0), await self.status(1)] == [200, 200]
-
-    async def status(self, replica: int) -> int:
-        """What the cookie as it was brings on a replica: 200 or 401."""
-        async with Browser() as thief:
-            page = await thief.xhr(self.fleet.at("/inside", replica=replica), headers={"Cookie": self.cookie})
-        return page.status
-
-    async def sign_out(self) -> None:
-        """Sign out on the first replica."""
-        page = await self.browser.navigate(self.fleet.at("/oauth2/sign_out", replica=0))
-        form = page.form("csrf_token")
-        answer = await self.browser.navigate(
-            self.fleet.at("/oauth2/sign_out", replica=0),
-            method="POST",
-            data=form.fields,
-            headers={"Sec-Fetch-Site": "same-origin"},
-        )
-        assert answer.status in (302, 303), answer.text
-        assert await self.status(0) == 401
-
-    async def out_within(self, seconds: float, replica: int = 1) -> float:
-        """Wait until a replica refuses the cookie; how long that took."""
-        began = time.monotonic()
-        while await self.status(replica) != 401:
-            assert time.monotonic() - began < seconds, f"still in after {seconds} s\n{self.fleet.transcript()}"
-            await asyncio.sleep(0.02)
-        return time.monotonic() - began
+        super().__init__(fleet, browser)
+        self.lines, self.redis = lines, redis
 
 
 @pytest.fixture
