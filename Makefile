@@ -16,7 +16,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest soak bench-sessions lock clean
+.PHONY: help demo test lint format pytest conformance soak bench-sessions lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -49,6 +49,10 @@ pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
 	@[ -n "$(ARGS)" ] || $(BIN)/python -m coverage report --skip-covered --show-missing --fail-under=100 \
 		--include=$(subst $(space),$(comma),$(strip $(PURE))) >.venv/gate 2>&1 \
 		|| { cat .venv/gate; echo "the pure rooms are not wholly covered" >&2; exit 1; }
+
+conformance: ## an independent WebSocket suite of 247 cases, directly and through the proxy: equal, or a table and failure (ARGS='7.*')
+	@requirements/venv dev
+	@$(BIN)/python -m tests.conformance.websocket_through $(ARGS)
 
 soak: ## outages at full length under load, then an hour of requests as fast as they go (OUTAGE=30, SOAK_REQUESTS=720000)
 	@requirements/machine

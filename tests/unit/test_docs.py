@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -363,7 +364,7 @@ def configuration(text: str, folder: Path, port: int, places: dict[str, str]) ->
 async def ingress(stages: Set, tmp_path: Path) -> AsyncIterator[Ingress]:
     """The settings and the nginx configuration of docs/how-to/nginx.md, with everybody on loopback."""
     (shown,) = [block for block in WHOLE if block.page == "docs/how-to/nginx.md"]
-    (nginx,) = blocks("nginx")
+    (nginx,) = [block for block in blocks("nginx") if block.page == shown.page]
     port = free_port()
     settings = yaml.safe_load(shown.text.replace("example.com", "example.test"))
     stage = await stages(
@@ -389,6 +390,18 @@ async def ingress(stages: Set, tmp_path: Path) -> AsyncIterator[Ingress]:
     async with Program("/usr/sbin/nginx", "-p", tmp_path, "-c", file, "-e", "stderr") as program:
         await listening(port, program)
         yield Ingress(stage, port)
+
+
+def test_the_grpc_page_is_nginx(tmp_path: Path) -> None:
+    """nginx takes the configuration that the page on gRPC shows."""
+    (shown,) = [block for block in blocks("nginx") if block.page == "docs/how-to/grpc-and-http2.md"]
+    text = shown.text.replace("listen 443 ssl http2;", "listen 443 http2;")
+    places = {"authproxy:8081": "127.0.0.1:8081"}
+    file = tmp_path / "nginx.conf"
+    file.write_text(configuration(text.replace("grpc://inventory", "grpc://127.0.0.1"), tmp_path, free_port(), places))
+    words = ["/usr/sbin/nginx", "-t", "-p", str(tmp_path), "-c", str(file), "-e", "stderr"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
 
 
 async def listening(port: int, program: Program) -> None:
