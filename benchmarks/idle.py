@@ -48,8 +48,9 @@ def _use(link: socket.socket, request: bytes) -> None:
 
 
 def _is_open(link: socket.socket) -> bool:
+    link.setblocking(False)
     try:
-        return bool(link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return bool(link.recv(1, socket.MSG_PEEK))
     except BlockingIOError:
         return True
     except OSError:

@@ -35,11 +35,12 @@ LogLevel error
 LogFormat "%h %l %u %t \\"%r\\" %>s %b %D" plain
 CustomLog {folder}/access.log plain
 Mutex pthread
+ThreadLimit 512
+ServerLimit 2
 StartServers 1
 MinSpareThreads 64
 MaxSpareThreads 1024
-ThreadsPerChild 64
-ServerLimit 16
+ThreadsPerChild 512
 MaxRequestWorkers 1024
 MaxConnectionsPerChild 0
 KeepAlive On
@@ -48,7 +49,7 @@ MaxKeepAliveRequests 0
 LimitRequestFieldSize 32768
 OIDCProviderMetadataURL {issuer}/.well-known/openid-configuration
 OIDCClientID {client_id}
-OIDCClientSecret {client_secret}
+OIDCClientSecret "{client_secret}"
 OIDCRedirectURI http://{host}:{port}/oidc/callback
 OIDCScope "openid profile email groups"
 OIDCPKCEMethod S256

@@ -59,7 +59,7 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
     available = os.sched_getaffinity(0)
     cores = Cores.split(available)
     os.sched_setaffinity(0, cores.others)
-    peer = OpenIDPeer(id_token_lifetime=LIFETIME, access_token_lifetime=LIFETIME)
+    peer = OpenIDPeer(client_secret="bench" * 7, id_token_lifetime=LIFETIME, access_token_lifetime=LIFETIME)
     peer.people[USER] = person()
     peer.current_user = USER
     try:
