@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from benchmarks import report, rivals, scenes
 from benchmarks.candidates import authproxy, nginx, textbook_proxy
+from benchmarks.figures import TooShort
 from benchmarks.generators import WrongAnswers, missing
 from benchmarks.nginx import executable
 from benchmarks.processes import raise_open_files
@@ -154,6 +155,9 @@ async def main(chosen: argparse.Namespace) -> int:
                 await run.whole(place)
     except WrongAnswers as error:
         print(f"stopped, since this would measure something else: {error}", file=sys.stderr)
+        return 1
+    except TooShort as error:
+        print(f"stopped: {error}", file=sys.stderr)
         return 1
     file = _file(chosen.json)
     file.write_text(json.dumps(run.results, indent=1) + "\n", encoding="utf-8")

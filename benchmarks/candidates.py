@@ -101,12 +101,17 @@ def settings_for(stage: Stage, audit: Path, *, decisions: int, workers: int) -> 
 
 
 @asynccontextmanager
-async def authproxy(stage: Stage, *, workers: int = 1) -> AsyncIterator[Authproxy]:
-    """Ours, with a live session, Redis, policies, identity headers, the ID token, metrics and audit."""
+async def authproxy(
+    stage: Stage, *, workers: int = 1, kind: type[AuthproxyProcess] = AuthproxyProcess
+) -> AsyncIterator[Authproxy]:
+    """Ours, with a live session, Redis, policies, identity headers, the ID token, metrics and audit.
+
+    ``kind`` is how the process is started.
+    """
     folder = stage.folder / f"authproxy{workers}"
     folder.mkdir()
     audit, decisions = folder / "audit.jsonl", free_port()
-    proxy = AuthproxyProcess(folder, settings_for(stage, audit, decisions=decisions, workers=workers))
+    proxy = kind(folder, settings_for(stage, audit, decisions=decisions, workers=workers))
     with pinned(stage.cores.proxy):
         await proxy.start()
     try:

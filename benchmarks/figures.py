@@ -7,6 +7,10 @@ from statistics import median
 from typing import Any, NamedTuple, Self
 
 
+class TooShort(ValueError):
+    """A round took so little that nothing can be said of it."""
+
+
 class Figure(NamedTuple):
     """One quantity over all rounds."""
 
@@ -34,12 +38,12 @@ class Figure(NamedTuple):
 def ratios(values: Sequence[float], reference: Sequence[float]) -> Figure:
     """Each value by the reference of the same round, so that a machine that slows down for a while cancels out.
 
-    Raises ValueError when the rounds do not match, or when a reference is not positive.
+    Raises ValueError when the rounds do not match, TooShort when a reference is not positive.
     """
     if len(values) != len(reference):
         raise ValueError(f"{len(values)} rounds against {len(reference)}")
     if any(one <= 0 for one in reference):
-        raise ValueError("the reference of a round is zero: it ran too short to be measured")
+        raise TooShort("the reference of a round is zero: it ran too short to be measured")
     return Figure.of([value / one for value, one in zip(values, reference, strict=True)])
 
 

@@ -75,10 +75,13 @@ def consumed(before: dict[int, float], after: dict[int, float]) -> float:
 
 
 async def _requests(shot: Shot, pace: Pace) -> int:
-    """How many requests take about as long as the pace says."""
-    warm, one = max(WARM, 2 * shot.connections), shot.candidate
-    ran = await h2load(one.url(shot.target), one.headers, requests=warm, connections=shot.connections)
-    return max(round(ran.requests / ran.seconds * pace.counting), warm)
+    """How many requests take about as long as the pace says; the first ones are slower, and only warm up."""
+    least, one = max(WARM, 2 * shot.connections), shot.candidate
+    requests = least
+    for seconds in (pace.counting / 3, pace.counting):
+        ran = await h2load(one.url(shot.target), one.headers, requests=requests, connections=shot.connections)
+        requests = max(round(ran.requests / ran.seconds * seconds), least)
+    return requests
 
 
 async def _reading(shot: Shot, requests: int, pace: Pace) -> Reading:
