@@ -69,8 +69,11 @@ async def test_a_candidate_that_refuses_is_found_out(cast: Cast) -> None:
     for one in (cast.ours.proxied, cast.textbook):
         with pytest.raises(WrongAnswers, match=f"{one.name}: /1k was answered with"):
             await passes(one._replace(headers={**one.headers, "Cookie": "visitor=1"}))
+    reference = cast.proxies[0]
+    with pytest.raises(WrongAnswers, match="answered with 206 and 1024 octets"):
+        await passes(reference._replace(headers={**reference.headers, "Range": "bytes=0-1023"}))
     with pytest.raises(WrongAnswers, match="was sent no token"):
-        await passes(cast.proxies[0]._replace(identifies=True))
+        await passes(reference._replace(identifies=True))
     decisions = cast.ours.decisions
     with pytest.raises(WrongAnswers, match="the decision was"):
         await decides(decisions._replace(headers={**decisions.headers, "Cookie": "visitor=1"}), DECISION)
