@@ -16,7 +16,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest conformance soak bench-sessions lock clean
+.PHONY: help demo test lint format pytest conformance soak bench profile bench-sessions lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -59,6 +59,17 @@ soak: ## outages at full length under load, then an hour of requests as fast as 
 	@requirements/venv dev
 	@OUTAGE_SECONDS=$(or $(OUTAGE),30) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py tests/stories/test_failover_under_load.py)
 	@$(BIN)/python -m tests.soak.endurance
+
+bench: ## how fast it is beside nginx and others, in one interleaved run (QUICK=1, ROUNDS=5, SCENES=small,idle, JSON=FILE)
+	@requirements/machine benchmarks
+	@requirements/venv dev
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SCENES),--scenes $(SCENES)) $(if $(JSON),--json $(JSON))
+
+profile: ## where the CPU time of a proxied request goes (REQUESTS=10000, DOOR=proxy or decisions)
+	@requirements/machine benchmarks
+	@requirements/venv dev
+	@$(BIN)/python -m benchmarks.hot_spots --requests $(or $(REQUESTS),10000) --door $(or $(DOOR),proxy)
 
 bench-sessions: ## what a live session costs in memory (SESSIONS=100000)
 	@requirements/venv dev

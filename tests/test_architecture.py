@@ -63,7 +63,7 @@ FLOORS: Final[dict[str, int]] = {
     "transport": 0,
     "ongoing": 0,
     "model": 0,
-    "exchange": 0,  # what the wire, the pipeline and the upstreams call each other by
+    "exchange": 1,  # what the wire, the pipeline and the upstreams call each other by
     "errors": 0,
     "": 0,  # the package itself: its version
     "demo": OUTSIDE,
