@@ -161,7 +161,7 @@ class Wire:
         arrived, records = self.settled(mark, reply)
         assert arrived == []
         assert self.upstream.received - mark.received == self.sentinel_bytes(), "bytes of it reached the upstream"
-        assert [(one["status"], one["code"]) for one in records] == [(reply.status, refusal.decode())], records
+        assert [(one["status"], one.get("code")) for one in records] == [(reply.status, refusal.decode())], records
         assert b"Traceback" not in reply.body
         assert b"aiohttp" not in reply.head + reply.body
         return reply
@@ -237,6 +237,7 @@ def settings(upstream: RecordingUpstream, audit: Path, **sections: Any) -> dict[
             "read_only": {"host": READ_ONLY, "upstream": {"url": upstream.url},
                           "routes": [{"path": "/", "methods": ["GET", "HEAD"], "policy": "public"}]},
             **listed,
+            **sections.pop("apps", {}),
         },
         "audit": {"file": str(audit)},
         **sections,
