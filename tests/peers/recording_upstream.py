@@ -49,14 +49,16 @@ class Arrived(NamedTuple):
 
 
 class Incoming:
-    """One connection to the upstream.  ``raw`` is all that it brought, ``over`` says that it has ended."""
+    """One connection to the upstream.  ``raw`` is all that it brought, ``over`` says that it has ended,
+    ``at`` is where the next request, or piece of one, begins.
+    """
 
     def __init__(self, upstream: RecordingUpstream, sock: socket.socket, number: int) -> None:
         self.upstream, self.sock, self.number = upstream, sock, number
         self.raw = bytearray()
         self.over = False
         self.sent = 0
-        self._at = 0  # where the next request, or piece of one, begins
+        self.at = 0
 
     def take(self) -> bytes:
         """Whatever comes next; empty at the end of the connection, however it ends."""
@@ -94,25 +96,25 @@ class Incoming:
 
     def head(self) -> Arrived | None:
         """The next request head, as a request that has no body yet."""
-        start = self._at
+        start = self.at
         if not self.until(lambda: b"\r\n\r\n" in self.raw[start:]):
             return None
         end = self.raw.index(b"\r\n\r\n", start) + 4
         first, *lines = bytes(self.raw[start : end - 4]).split(b"\r\n")
         pairs = tuple((name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines))
-        self._at = end
+        self.at = end
         return Arrived(first, pairs, b"", bytes(self.raw[start:end]), self.number)
 
     def whole(self, head: Arrived) -> Arrived | None:
         """``head`` with its body, read by its framing; None when the connection ended inside it."""
-        start = self._at - len(head.raw)
+        start = self.at - len(head.raw)
         length = int((head.all("Content-Length") or [b"0"])[0])
         body = self._chunks() if head.all("Transfer-Encoding") else self._exactly(length)
-        return None if body is None else head._replace(body=body, raw=bytes(self.raw[start : self._at]))
+        return None if body is None else head._replace(body=body, raw=bytes(self.raw[start : self.at]))
 
     def _exactly(self, length: int) -> bytes | None:
-        start, self._at = self._at, self._at + length
-        return bytes(self.raw[start : self._at]) if self.until(lambda: len(self.raw) >= self._at) else None
+        start, self.at = self.at, self.at + length
+        return bytes(self.raw[start : self.at]) if self.until(lambda: len(self.raw) >= self.at) else None
 
     def _chunks(self) -> bytes | None:
         body = b""
@@ -126,11 +128,11 @@ class Incoming:
         return None if line is None else body
 
     def _line(self) -> bytes | None:
-        start = self._at
+        start = self.at
         if not self.until(lambda: b"\r\n" in self.raw[start:]):
             return None
         end = self.raw.index(b"\r\n", start)
-        self._at = end + 2
+        self.at = end + 2
         return bytes(self.raw[start:end])
 
 
