@@ -129,7 +129,7 @@ def test_m4_slow_readers_hold_little(wire: Wire) -> None:
         return False
 
     wire.upstream.on["/public/x"] = download
-    with costs(wire, 16 + number * 1.0), ExitStack() as stack:
+    with costs(wire, 24 + number * 3.0), ExitStack() as stack:
         for line in lines(wire, stack, number, head(), buffer=16384):
             assert line.sock.recv(1) == b"H"
         before = -1
