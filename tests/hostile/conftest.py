@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.hostile.harness import Set, Stage, StrictBrowser, add_replica, another_browser, build
+from tests.hostile.wire import Wire, opened
 from tests.peers.upstream_app import UpstreamApp
 
 
@@ -55,3 +56,19 @@ def somebody(cast: AsyncExitStack) -> Callable[[Stage], Awaitable[StrictBrowser]
 def replica(cast: AsyncExitStack) -> Callable[..., Awaitable[Any]]:
     """Another proxy on a stage, with settings of its own."""
     return lambda stage, **options: add_replica(cast, stage, **options)
+
+
+@pytest.fixture(scope="session")
+def one_wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    """One proxy process for all tests that look at it from outside."""
+    with ExitStack() as stack:
+        yield opened(stack, tmp_path_factory.mktemp("wire"))
+
+
+@pytest.fixture
+def wire(one_wire: Wire) -> Iterator[Wire]:
+    """The proxy process with its recording upstream, and a look back at the end of the test."""
+    mark = one_wire.mark()
+    yield one_wire
+    one_wire.upstream.on.clear()
+    one_wire.look_back(mark)

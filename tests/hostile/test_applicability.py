@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ FAMILIES = {"A": 38, "B": 38, "D": 14}
 CASES = [f"{family}{number}" for family, count in FAMILIES.items() for number in range(1, count + 1)]
 NAMED = re.compile(r"test_(?:[abd]\d+_(?:to_)?)+")
 LISTED: dict[str, dict[str, Any]] = yaml.safe_load((FOLDER / "applicability.yaml").read_text(encoding="utf-8"))
+
+
+WIRE_FAMILIES = {"E": 41, "F": 16, "G": 12, "H": 8, "I": 10, "M": 11}
+WIRE_CASES = [f"{family}{number}" for family, count in WIRE_FAMILIES.items() for number in range(1, count + 1)]
+WIRE_NAMED = re.compile(r"test_(?:[efghim]\d+_(?:to_)?)+")
+WIRE: dict[str, dict[str, Any]] = yaml.safe_load((FOLDER / "applicability_wire.yaml").read_text(encoding="utf-8"))
 
 
 def _functions() -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -52,8 +59,8 @@ def test_every_test_is_listed(name: str) -> None:
         assert name in LISTED[case].get("tests", []), case
 
 
-def _cases_of(name: str) -> list[str]:
-    found = NAMED.match(name)
+def _cases_of(name: str, named: re.Pattern[str] = NAMED) -> list[str]:
+    found = named.match(name)
     assert found is not None
     words = found[0].removeprefix("test_").strip("_").upper().split("_")
     if "TO" in words:
@@ -66,3 +73,37 @@ def _cases_of(name: str) -> list[str]:
 def test_every_test_states_its_claim(name: str) -> None:
     """A test without a sentence proves nothing to the reader."""
     assert (ast.get_docstring(FUNCTIONS[name]) or "").strip().endswith(".")
+
+
+# --- the wire: tests are named by their path under tests/ ---
+
+
+def test_every_case_of_the_wire_is_listed_once() -> None:
+    """No id is missing, and none is made up."""
+    assert list(WIRE) == WIRE_CASES
+
+
+@pytest.mark.parametrize("case", WIRE_CASES)
+def test_every_case_of_the_wire_is_covered_or_explained(case: str) -> None:
+    """Each id names tests that exist, or says why there are none."""
+    entry = WIRE[case]
+    assert entry.keys() <= {"tests", "reason"}
+    named = entry.get("tests", [])
+    assert named or len(entry.get("reason", "").split()) >= 2
+    assert len(set(named)) == len(named)
+    for name in named:
+        file, _, test = name.partition("::")
+        assert test in _tests_of(FOLDER.parent / file), name
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FUNCTIONS if WIRE_NAMED.match(name.partition("::")[2])))
+def test_every_test_of_the_wire_is_listed(name: str) -> None:
+    """A test that is named for cases is listed under each of them."""
+    for case in _cases_of(name.partition("::")[2], WIRE_NAMED):
+        assert f"hostile/{name}" in WIRE[case].get("tests", []), case
+
+
+@cache
+def _tests_of(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}

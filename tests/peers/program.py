@@ -172,6 +172,11 @@ class Program:
             self.send(signal.SIGKILL)
             return await self.ended()
 
+    def end(self, timeout: float = PATIENCE) -> int:
+        """SIGTERM, then wait, for a caller without an event loop.  The exit code."""
+        self.send(signal.SIGTERM)
+        return self._running().wait(timeout)
+
     async def __aenter__(self) -> Self:
         return self.start()
 
