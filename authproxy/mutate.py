@@ -28,11 +28,16 @@ _TOKEN: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:/[A-Za-z0-9!#$%&'*+.
 _HOP_BY_HOP: Final = frozenset(  # RFC 9110 section 7.6.1, and framing, which each wire makes itself
     b"connection content-length http2-settings keep-alive te trailer transfer-encoding upgrade".split()
 )
-_NEVER_UP: Final = _HOP_BY_HOP | frozenset(
-    b"""
+_MAX_FORWARDS: Final = b"max-forwards"  # written anew
+_NEVER_UP: Final = (
+    _HOP_BY_HOP
+    | {_MAX_FORWARDS}
+    | frozenset(
+        b"""
     cf-connecting-ip expect forwarded host impersonate proxy remote-email remote-groups remote-name remote-user
     true-client-ip x-client-ip x-cluster-client-ip x-forwarded x-real-ip x-request-id x-rewrite-url
     """.split()
+    )
 )
 _NEVER_UP_FAMILIES: Final = (
     b"authproxy-", b"impersonate-", b"proxy-", b"ssl-client-", b"x-auth-request-", b"x-authproxy-", b"x-forwarded-",
@@ -86,6 +91,7 @@ def upstream_request(
     fields = b"".join((
         b"Host: %b\r\n" % _host(info, upstream),
         _kept_fields(info.headers, own_cookies, keeping),
+        *_fewer_forwards(info),
         _addressed(info.client, info.scheme, info.authority),
         b"X-Request-Id: %b\r\n" % info.request_id.encode(),
         _identity_fields(identity, upstream),
@@ -97,6 +103,18 @@ def upstream_request(
 def _addressed(client: str, scheme: str, authority: str) -> bytes:
     """Who asked for what, and how."""
     return text.fields(tuple(_forwarding(client, scheme, authority)))
+
+
+def forwards_end(info: RequestInfo) -> bool:
+    """Whether this is where an OPTIONS request ends: its Max-Forwards is 0 (RFC 9110 section 7.6.2)."""
+    return info.method == "OPTIONS" and info.headers.get(_MAX_FORWARDS) in (b"0", b"00")
+
+
+def _fewer_forwards(info: RequestInfo) -> Iterator[bytes]:
+    """Max-Forwards, one less on OPTIONS; on other methods it means nothing to us, and passes."""
+    for value in info.headers.all(_MAX_FORWARDS):
+        counts = info.method == "OPTIONS" and value.isdigit() and len(value) < 10
+        yield text.fields(((b"Max-Forwards", b"%d" % max(int(value) - 1, 0) if counts else value),))
 
 
 def _kept_fields(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> bytes:

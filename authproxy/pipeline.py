@@ -111,6 +111,9 @@ class Pipeline:
 
     def _deliver(self, course: _Course, permit: Permit) -> Awaitable[None] | None:
         course.permit = permit
+        if mutate.forwards_end(course.exchange.info):
+            course.answer(Answer(204, ((b"X-Request-Id", course.exchange.info.request_id.encode()),)))
+            return None
         info, identity, cookies = course.exchange.info, permit.proved.identity, permit.proved.set_cookies
         request = mutate.upstream_request(
             info, permit.match, identity, own_cookies=self._own_cookies,
@@ -254,6 +257,15 @@ class _Course:
         else:  # a mistake of ours
             _log.error("request %s failed", self.exchange.info.request_id, exc_info=result)
             self.refuse(Unavailable("internal_error", "Something went wrong on our side."))
+
+    def answer(self, answer: Answer) -> None:
+        """Answer in the upstream's place."""
+        try:
+            self.exchange.answer(answer)
+        except ClientGone:
+            self.observe(_CLIENT_GONE)
+        else:
+            self.observe(answer.status)
 
     def refuse(self, no: Refusal) -> None:
         """Say it, and note it."""

@@ -131,7 +131,7 @@ def _request(exchange: ClientExchange, body: bytes) -> web.Request:
     loop = asyncio.get_running_loop()
     carrier = _Carrier(loop)
     carrier.transport = exchange.connection.transport
-    payload = StreamReader(carrier, 2**16, loop=loop)
+    payload = StreamReader(carrier, BODY_LIMIT, loop=loop)  # which holds the whole body without asking for a pause
     if body:
         payload.feed_data(body)
     payload.feed_eof()

@@ -37,14 +37,9 @@ class State(Enum):
     SWALLOW = auto()  # nobody will read them
 
 
-class Hold(NamedTuple):
-    """Why a connection is not read, each a bit."""
-
-    AHEAD: int = 1  # enough waits here already
-    BODY: int = 2  # whoever takes the body asked for a pause
-
-
-_HOLD: Final = Hold()
+# Why a connection is not read, each a bit.
+_AHEAD: Final = 1  # enough waits here already
+_BODY: Final = 2  # whoever takes the body asked for a pause
 
 
 class Peer(NamedTuple):
@@ -108,8 +103,7 @@ class ClientConnection(asyncio.Protocol):
             self._swallow(len(data))
         else:
             self._inbox.add(data)
-            if len(self._inbox.data) > limits.AHEAD:
-                self._hold(_HOLD.AHEAD)
+            self._mind_ahead()
 
     def eof_received(self) -> bool:
         """Keep the other direction open for a tunnel; otherwise a client that sends FIN has gone."""
@@ -136,6 +130,8 @@ class ClientConnection(asyncio.Protocol):
         self._make_room()
         if self.exchange is not None:
             self.exchange.client_ready()
+        elif self.state is State.HEAD:
+            self._serve_soon()
 
     # Heads
 
@@ -161,11 +157,27 @@ class ClientConnection(asyncio.Protocol):
         self._inside = True
         try:
             for _ in range(limits.AT_ONCE):
-                if self.state is not State.HEAD or not self._inbox.data or self.gone or not self._serve_head():
+                if self._waits or not self._serve_head():
                     return
-            asyncio.get_running_loop().call_soon(self._serve_heads)
+            self._serve_soon()
         finally:
             self._inside = False
+            self._mind_ahead()
+
+    @property
+    def _waits(self) -> bool:
+        """Nothing can be served now: there is nothing, something else comes first, or nobody reads the answers."""
+        return self.state is not State.HEAD or not self._inbox.data or self.full or self.gone
+
+    def _serve_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._serve_heads)
+
+    def _mind_ahead(self) -> None:
+        """Read no more than what can soon be served."""
+        if len(self._inbox.data) > limits.AHEAD:
+            self._hold(_AHEAD)
+        elif self._holds and self.state is State.HEAD:
+            self._release(_AHEAD)
 
     def _serve_head(self) -> bool:
         """Serve the request that came first; False when it has not come whole."""
@@ -250,11 +262,11 @@ class ClientConnection(asyncio.Protocol):
 
     def hold_body(self) -> None:
         """Read no more of the body for now."""
-        self._hold(_HOLD.BODY)
+        self._hold(_BODY)
 
     def resume_body(self) -> None:
         """Read on."""
-        self._release(_HOLD.BODY)
+        self._release(_BODY)
 
     def _hold(self, why: int) -> None:
         if not self._holds and self.transport is not None and not self.transport.is_closing():
@@ -312,8 +324,9 @@ class ClientConnection(asyncio.Protocol):
         if keep_alive and self.state is State.WAITING:
             self.state = State.HEAD
             self.deadline = self._connections.now() + limits.KEEPALIVE_SECONDS
-            self._release(_HOLD.AHEAD | _HOLD.BODY)
-            self._serve_heads()
+            self._release(_BODY)
+            if self._inbox.data:
+                self._serve_soon()  # the one before it is to be noted first
         else:
             self._part()
 
@@ -327,7 +340,7 @@ class ClientConnection(asyncio.Protocol):
             self.close()
             return
         self.state, self.deadline = State.SWALLOW, self._connections.now() + limits.LINGER_SECONDS
-        self._release(_HOLD.AHEAD | _HOLD.BODY)
+        self._release(_AHEAD | _BODY)
         if transport.can_write_eof():
             transport.write_eof()
 
@@ -352,7 +365,7 @@ class ClientConnection(asyncio.Protocol):
             why = "the client reads nothing" if self.full else "the client stopped sending its body"
             self.exchange.body_failed(ClientGone(why))
             self.abort()
-        elif self.state is State.SWALLOW:
+        elif self.state is State.SWALLOW or self.full:
             self.abort()
         else:
             self.close()

@@ -119,8 +119,8 @@ class RequestHeads(_Heads):
     def parse(self, block: bytes) -> RequestHead:
         """The head that is ``block``, which ends in the first empty line.  Raises Malformed."""
         line_end = block.find(b"\r\n")
-        # RFC 9112 section 3: single spaces.  llhttp takes more of them.
-        if block.count(b" ", 0, line_end) != 2:
+        # RFC 9112 section 3: single spaces, and HTTP.  llhttp takes more of them, and RTSP.
+        if block.count(b" ", 0, line_end) != 2 or block.find(b" HTTP/", 0, line_end) != line_end - 9:
             raise Malformed("a malformed request line")
         fields = block[line_end:]
         if self._last is not None and fields == self._fields:

@@ -35,6 +35,8 @@ def _parsed(block: bytes) -> Head | None:
     version, status = (1, int(found[1])), int(found[2])
     headers = tuple(_split(line) for line in lines)
     if status == 101:
+        if version != (1, 1):  # RFC 9110 section 7.8: HTTP/1.0 knows no Upgrade
+            raise bad_response("101 in HTTP/1.0")
         judged(200, version, headers)
         return Head(101, headers, None, chunked=False, facts={})
     return None if 100 <= status < 200 else judged(status, version, headers)

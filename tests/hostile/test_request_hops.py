@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.wire import BEARER, HOST, TOKEN, Wire, cases, head
+from tests.hostile.wire import BEARER, HOST, TOKEN, Wire, head
 
 OURS = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id"}
 ALIASES = [
@@ -102,7 +102,7 @@ def test_e25_a_field_of_this_hop_stays_here(wire: Wire, name: str) -> None:
 FORWARDS = {"OPTIONS 0": ("0", ()), "OPTIONS 1": ("1", (b"0",)), "OPTIONS 7": ("7", (b"6",))}
 
 
-@pytest.mark.parametrize("name", cases(FORWARDS, dict.fromkeys(FORWARDS, "Max-Forwards passes as it came")))
+@pytest.mark.parametrize("name", FORWARDS)
 def test_e31_max_forwards_is_obeyed(wire: Wire, name: str) -> None:
     """OPTIONS with 0 is answered here, with more it arrives with one less (RFC 9110 section 7.6.2)."""
     sent, wanted = FORWARDS[name]
@@ -110,9 +110,8 @@ def test_e31_max_forwards_is_obeyed(wire: Wire, name: str) -> None:
     with wire.line() as line:
         line.send(head(f"Max-Forwards: {sent}", method="OPTIONS"))
         assert line.reply().status in (200, 204, 405)
-    assert [value for one in wire.settled(mark)[0] for value in one.all("Max-Forwards")] == list(wanted)
-    if not wanted:
-        assert wire.settled(mark)[0] == []
+    arrived = wire.settled(mark)[0]
+    assert [one.all("Max-Forwards") for one in arrived] == ([list(wanted)] if wanted else [])
 
 
 def test_e31_on_other_methods_it_is_somebody_elses(wire: Wire) -> None:
