@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from benchmarks import textbook
 from benchmarks.nginx import listening, plain_proxy
@@ -22,8 +22,10 @@ from benchmarks.stage import GROUPS, USER, Stage
 from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.program import Program, free_port
 
+T = TypeVar("T")
 ROOT: Final = Path(__file__).parent.parent
 REFERENCE: Final = "nginx"
+TRIES: Final = 4
 STATIC: Final = "a-static-token-of-more-than-32-characters"
 
 
@@ -56,12 +58,23 @@ class Authproxy(NamedTuple):
 Entered = AbstractAsyncContextManager[Candidate]
 
 
+async def started(stage: Stage, start: Callable[[], Awaitable[T]]) -> T:
+    """What ``start`` returns, on the proxy's core; again on other ports when somebody else took one meanwhile."""
+    with pinned(stage.cores.proxy):
+        for _ in range(TRIES - 1):
+            try:
+                return await start()
+            except AssertionError as error:
+                if "address already in use" not in str(error).lower():
+                    raise
+        return await start()
+
+
 @asynccontextmanager
 async def nginx(stage: Stage, *, workers: int = 1) -> AsyncIterator[Candidate]:
     """The reference: it judges nobody, and adds the usual X-Forwarded headers."""
-    proxy = plain_proxy(stage.folder / f"nginx{workers}", upstream=stage.application.port, workers=workers)
-    with pinned(stage.cores.proxy):
-        await proxy.__aenter__()
+    folder, upstream = stage.folder / f"nginx{workers}", stage.application.port
+    proxy = await started(stage, lambda: plain_proxy(folder, upstream=upstream, workers=workers).__aenter__())
     try:
         yield Candidate(REFERENCE, proxy.port, proxy.program.pid, headers_for(proxy.port, {"session": "x" * 900}))
     finally:
@@ -110,10 +123,13 @@ async def authproxy(
     """
     folder = stage.folder / f"authproxy{workers}"
     folder.mkdir()
-    audit, decisions = folder / "audit.jsonl", free_port()
-    proxy = kind(folder, settings_for(stage, audit, decisions=decisions, workers=workers))
-    with pinned(stage.cores.proxy):
-        await proxy.start()
+    audit = folder / "audit.jsonl"
+
+    async def start() -> tuple[AuthproxyProcess, int]:
+        port = free_port()
+        return await kind(folder, settings_for(stage, audit, decisions=port, workers=workers)).start(), port
+
+    proxy, decisions = await started(stage, start)
     try:
         cookies = await stage.sign_in(proxy.port)
         asked, pid = headers_for(proxy.port, cookies), proxy.program.pid
@@ -127,22 +143,29 @@ async def authproxy(
         await proxy.stop()
 
 
+async def _textbook(stage: Stage) -> tuple[Program, int]:
+    port = free_port()
+    words = ("-m", "benchmarks.textbook", str(port), stage.redis.url, stage.application.url)
+    program = Program(sys.executable, *words, cwd=ROOT).start()
+    try:
+        await listening(port, program)
+    except BaseException:
+        await program.stop()
+        raise
+    return program, port
+
+
 @asynccontextmanager
 async def textbook_proxy(stage: Stage) -> AsyncIterator[Candidate]:
     """The textbook one; its session is put into Redis, since it signs nobody in."""
-    port = free_port()
-    words = (sys.executable, "-m", "benchmarks.textbook", str(port), stage.redis.url, stage.application.url)
     session = {
         "user": USER, "email": "grace@example.com", "groups": GROUPS, "expires": time.time() + 86_400,
         "id_token": stage.peer.id_token(USER),
     }  # fmt: skip
     key = "s3cr3t" * 7
     stage.redis.command("SET", textbook.PREFIX + key, json.dumps(session))
-    program = Program(*words, cwd=ROOT)
-    with pinned(stage.cores.proxy):
-        program.start()
+    program, port = await started(stage, lambda: _textbook(stage))
     try:
-        await listening(port, program)
         yield Candidate(
             "textbook aiohttp", port, program.pid, headers_for(port, {textbook.COOKIE: key}), identifies=True
         )

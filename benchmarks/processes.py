@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 TICK: Final = 1.0 / os.sysconf("SC_CLK_TCK")
 """Seconds of one unit of /proc/PID/stat."""
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+FILES: Final = 20_000
+"""Open files that the largest scene needs, with room to spare."""
 PROC: Final = Path("/proc")
 
 
@@ -105,5 +107,10 @@ def pinned(cores: Iterable[int]) -> Iterator[None]:
 def raise_open_files() -> int:
     """As many open files as this process may have at most, for it and what it starts; how many that is."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for wanted in (max(most, FILES), most):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        except ValueError:
+            continue  # only some may raise the limit itself
+        return wanted
     return most

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.candidates import authproxy, nginx, textbook_proxy
+from benchmarks.candidates import authproxy, nginx, started, textbook_proxy
 from benchmarks.generators import WrongAnswers
 from benchmarks.idle import held
 from benchmarks.processes import cpu_seconds
@@ -96,3 +96,17 @@ async def test_workers_are_counted_together(place: Stage) -> None:
     async with authproxy(place, workers=2) as ours:
         await passes(ours.proxied)
         assert len(ours.proxied.pids()) >= 3
+
+
+async def test_a_port_that_was_taken_is_not_the_end(place: Stage) -> None:
+    """Another program may take a free port first: the candidate is started again; any other failure is told at once."""
+    failures = ["[Errno 98] Address already in use", "address already in use"]
+
+    async def start() -> str:
+        assert not failures, failures.pop()
+        return "running"
+
+    assert await started(place, start) == "running"
+    failures.append("a key is missing")
+    with pytest.raises(AssertionError, match="a key is missing"):
+        await started(place, start)
