@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from authproxy.errors import Unavailable
-from authproxy.http1 import text
+from authproxy.http1 import storing, text
 from authproxy.model import Fields, HeaderList, Headers, Identity, Match, RequestInfo, Upstream, UpstreamRequest
 
 MOST_GROUP_BYTES: Final = 8192
@@ -29,15 +29,11 @@ _HOP_BY_HOP: Final = frozenset(  # RFC 9110 section 7.6.1, and framing, which ea
     b"connection content-length http2-settings keep-alive te trailer transfer-encoding upgrade".split()
 )
 _MAX_FORWARDS: Final = b"max-forwards"  # written anew
-_NEVER_UP: Final = (
-    _HOP_BY_HOP
-    | {_MAX_FORWARDS}
-    | frozenset(
-        b"""
-    cf-connecting-ip expect forwarded host impersonate proxy remote-email remote-groups remote-name remote-user
-    true-client-ip x-client-ip x-cluster-client-ip x-forwarded x-real-ip x-request-id x-rewrite-url
+_NEVER_UP: Final = _HOP_BY_HOP | frozenset(
+    b"""
+    cf-connecting-ip expect forwarded host impersonate max-forwards proxy remote-email remote-groups remote-name
+    remote-user true-client-ip x-client-ip x-cluster-client-ip x-forwarded x-real-ip x-request-id x-rewrite-url
     """.split()
-    )
 )
 _NEVER_UP_FAMILIES: Final = (
     b"authproxy-", b"impersonate-", b"proxy-", b"ssl-client-", b"x-auth-request-", b"x-authproxy-", b"x-forwarded-",
@@ -45,7 +41,6 @@ _NEVER_UP_FAMILIES: Final = (
 )  # fmt: skip
 _NEVER_DOWN: Final = _HOP_BY_HOP | {b"x-request-id"}
 _NEVER_DOWN_FAMILIES: Final = (b"authproxy-", b"proxy-", b"x-auth-request-", b"x-authproxy-")
-_CACHING: Final = frozenset({b"cache-control", b"cdn-cache-control", b"surrogate-control"})
 _OTHER_HTTP: Final = (b"h2", b"h2c")
 
 
@@ -113,8 +108,9 @@ def forwards_end(info: RequestInfo) -> bool:
 def _fewer_forwards(info: RequestInfo) -> Iterator[bytes]:
     """Max-Forwards, one less on OPTIONS; on other methods it means nothing to us, and passes."""
     for value in info.headers.all(_MAX_FORWARDS):
-        counts = info.method == "OPTIONS" and value.isdigit() and len(value) < 10
-        yield text.fields(((b"Max-Forwards", b"%d" % max(int(value) - 1, 0) if counts else value),))
+        if info.method == "OPTIONS" and value.isdigit() and len(value) < 10:
+            value = b"%d" % max(int(value) - 1, 0)
+        yield text.fields(((b"Max-Forwards", value),))
 
 
 def _kept_fields(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> bytes:
@@ -186,7 +182,7 @@ def response_headers(
     """
     kept = tuple(_returned(Headers(headers), own_cookies))
     ours = tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies)
-    return (*_cacheable(kept, private, bool(ours)), (b"X-Request-Id", request_id.encode()), *ours)
+    return (*storing.told(kept, private, bool(ours)), (b"X-Request-Id", request_id.encode()), *ours)
 
 
 def response_fields(
@@ -203,7 +199,7 @@ def response_fields(
     known: Fields | None = facts.get(key)
     if known is None:
         kept = tuple(_returned(Headers(headers), own_cookies))
-        known = facts[key] = text.response_fields(_cacheable(kept, private, bool(set_cookies)))
+        known = facts[key] = text.response_fields(storing.told(kept, private, bool(set_cookies)))
     octets = b"%bX-Request-Id: %b\r\n" % (known.octets, request_id.encode())
     if set_cookies:
         octets += text.fields(tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies))
@@ -386,18 +382,3 @@ def _returned(headers: Headers, own: OwnCookies) -> Iterator[tuple[bytes, bytes]
             continue
         if fate is _Fate.KEEP or not own.claim(value.partition(b";")[0]):
             yield name, value
-
-
-def _cacheable(kept: HeaderList, private: bool, with_cookie: bool) -> HeaderList:
-    said = [value for name, value in kept if name.lower() == b"cache-control"]
-    if with_cookie:
-        if _says_no_store(said):
-            return kept
-        others = tuple(line for line in kept if line[0].lower() not in _CACHING)
-        return (*others, (b"Cache-Control", b"private, no-store"))
-    return (*kept, (b"Cache-Control", b"private")) if private and not said else kept
-
-
-def _says_no_store(values: list[bytes]) -> bool:
-    directives = b",".join(values).lower().split(b",")
-    return any(directive.strip(b" \t") == b"no-store" for directive in directives)

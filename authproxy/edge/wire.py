@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from authproxy.edge.connections import Connections
 
 _NEVER: Final = float("inf")
+_AHEAD: Final = 1  # a reason not to read: enough waits here already
+_BODY: Final = 2  # another, in a bit of its own: whoever takes the body asked for a pause
 
 
 class State(Enum):
@@ -35,11 +37,6 @@ class State(Enum):
     WAITING = auto()  # they wait for the answer to the request before them
     TUNNEL = auto()
     SWALLOW = auto()  # nobody will read them
-
-
-# Why a connection is not read, each a bit.
-_AHEAD: Final = 1  # enough waits here already
-_BODY: Final = 2  # whoever takes the body asked for a pause
 
 
 class Peer(NamedTuple):
