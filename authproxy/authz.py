@@ -68,6 +68,11 @@ def _check_pattern(where: str, path: str) -> None:
         raise ValueError(f"{where}.paths: {path!r} {error}") from None
 
 
+_Checks = tuple[tuple[Callable[[Any, "_Asked"], str], Any], ...]
+_COMPILED: Final[dict[int, tuple[Rule, _Checks]]] = {}
+_MOST_COMPILED: Final = 4096
+
+
 class _Asked(NamedTuple):
     info: RequestInfo
     match: Match
@@ -119,14 +124,23 @@ def _by_rules(policy: Policy, asked: _Asked) -> Decision:
 def _facts(rule: Rule, asked: _Asked) -> list[str]:
     """What makes ``rule`` hold, a fact for every key that is set; empty when one fails or none is set."""
     facts = []
-    for key in _KEYS:
-        wanted = getattr(rule, key.name)
-        if wanted:
-            fact = key.find(wanted, asked)
-            if not fact:
-                return []
-            facts.append(fact)
+    for find, wanted in _checks(rule):
+        fact = find(wanted, asked)
+        if not fact:
+            return []
+        facts.append(fact)
     return facts
+
+
+def _checks(rule: Rule) -> _Checks:
+    """The keys of ``rule`` that are set; rules are compiled once and asked often."""
+    known = _COMPILED.get(id(rule))
+    if known is None or known[0] is not rule:
+        checks = tuple((key.find, wanted) for key in _KEYS if (wanted := getattr(rule, key.name)))
+        if len(_COMPILED) >= _MOST_COMPILED:
+            _COMPILED.clear()
+        known = _COMPILED[id(rule)] = rule, checks
+    return known[1]
 
 
 def _needs(rule: Rule) -> str:

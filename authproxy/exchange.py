@@ -86,8 +86,13 @@ class Exchange(Protocol):
     def answer(self, answer: Answer) -> None:
         """Send a whole answer of ours.  Closes the connection where the request body was left unread."""
 
-    def start_response(self, status: int, headers: HeaderList | Fields, *, length: int | None) -> None:
-        """Send the head of the upstream's response.  ``length`` None: chunked, or until close for HTTP/1.0."""
+    def start_response(
+        self, status: int, headers: HeaderList | Fields, *, length: int | None, more: bool = False
+    ) -> None:
+        """Send the head of the upstream's response.  ``length`` None: chunked, or until close for HTTP/1.0.
+
+        ``more``: a piece of the body is written in the same breath, and both may go out together.
+        """
 
     def write(self, chunk: bytes) -> None:
         """Send a piece of the body.  Raises ``errors.ClientGone``; ValueError when it exceeds the length."""

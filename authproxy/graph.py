@@ -42,7 +42,7 @@ from authproxy.portal.routes import Parts, Portal
 from authproxy.portal.smallstate import SealedStorage
 from authproxy.sessions.cookie import Cookies, SessionCookie
 from authproxy.sessions.live import LiveSession
-from authproxy.sessions.sealing import KeyRing, decode, token
+from authproxy.sessions.sealing import KeyRing, Tokens, decode, token
 from authproxy.sessions.vault import Vault
 from authproxy.settings.fresh import FreshSecret
 from authproxy.settings.schema import Settings
@@ -184,6 +184,7 @@ class Graph:
 
     async def _build_pipeline(self) -> None:
         policies = authz.compile_policies(self.settings)
+        self._ids = Tokens()
         self.routes = routing.RouteTable(routing.compile_apps(self.settings, policies, secrets=FreshSecret))
         pools = await self._stack.enter_async_context(Pools())
         self.pipeline = Pipeline(
@@ -272,7 +273,7 @@ class Graph:
         return Behind(pages, self._describe, is_ours, self._proxied, refused)
 
     def _describe(self, raw: Raw) -> RequestInfo:
-        return describe(raw, trusted=self.trusted, request_id=token(12), public_scheme=self.origins.scheme)
+        return describe(raw, trusted=self.trusted, request_id=self._ids.take(), public_scheme=self.origins.scheme)
 
     def _proxied(self, exchange: Exchange) -> Awaitable[None] | None:
         return self.pipeline.proxy(exchange)

@@ -16,8 +16,9 @@ from authproxy.authn.chain import Chain, Proved
 from authproxy.edge.answer import Answers
 from authproxy.errors import ClientGone, Forbidden, Refusal, Unavailable
 from authproxy.exchange import Exchange, Lifetime
-from authproxy.model import Answer, Decision, Fields, HeaderList, Identity, Match, RequestInfo, UpstreamRequest
+from authproxy.model import Answer, Decision, Fields, HeaderList, Identity, Match, RequestInfo, Route, UpstreamRequest
 from authproxy.observe.audit import Audit
+from authproxy.observe.audit import told as audit_fields
 from authproxy.observe.metrics import Metrics
 from authproxy.routing import RouteTable
 from authproxy.upstream.forward import Delivery
@@ -198,13 +199,35 @@ class Pipeline:
         code = refusal.code if refusal else ""
         identity = permit.proved.identity if permit else None
         self._metrics.exchange(app=app, status=status, seconds=seconds, code=code)
+        if permit is not None and not code:
+            self._audit.exchange(
+                _told(permit), request_id=info.request_id, client=info.client, method=info.method, host=info.host,
+                path=info.raw_path, status=status, ms=round(seconds * 1000, 1),
+            )  # fmt: skip
+            return
         self._audit.record(
             "exchange", request_id=info.request_id, client=info.client, method=info.method, host=info.host,
             path=info.raw_path, app=app, route=match.route.where if match else "", status=status, code=code,
-            reason=refusal.reason if refusal else (permit.decision.reason if permit else ""),
-            kind=identity.kind if identity else "", subject=identity.subject if identity else "",
-            user=identity.user if identity else "", ms=round(seconds * 1000, 1),
+            reason=refusal.reason if refusal else "", kind=identity.kind if identity else "",
+            subject=identity.subject if identity else "", user=identity.user if identity else "",
+            ms=round(seconds * 1000, 1),
         )  # fmt: skip
+
+
+def _told(permit: Permit) -> str:
+    """What the audit says of every exchange with this permit; kept with the identity, which is asked for again."""
+    identity, route, reason = permit.proved.identity, permit.match.route, permit.decision.reason
+    facts = identity.facts
+    if facts is None:
+        facts = identity.facts = {}
+    known: tuple[Route, str, str] | None = facts.get("told")
+    if known is None or known[0] is not route or known[1] != reason:
+        said = audit_fields(
+            app=permit.match.app.name, route=route.where, reason=reason, kind=identity.kind,
+            subject=identity.subject, user=identity.user,
+        )  # fmt: skip
+        known = facts["told"] = route, reason, said
+    return known[2]
 
 
 class _Downward:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,10 +21,24 @@ from tests.peers.redis_server import redis_server as redis_server
 from tests.peers.redis_server import shared_redis as shared_redis
 from tests.peers.upstream_app import UpstreamApp
 
+STORIES = Path(__file__).parent / "stories"
+
 # No deadline per example: the machine is shared, and a slow example is not a wrong one.
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, database=None)
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With two processes: the stories in one of them, which are long and mostly wait; the rest, file by file, as it comes.
+
+    So that no two stories meet, and the longest part begins first.
+    """
+    for item in items:
+        group = "stories" if STORIES in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: STORIES not in item.path.parents)
 
 
 @pytest.fixture(autouse=True)

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from authproxy.edge.departure import Departure
+from authproxy.edge.tap import ClientTunnel
 from authproxy.errors import ClientGone
 from authproxy.exchange import Counterpart
 from authproxy.http1 import text
 from authproxy.http1.chunks import LAST, chunk
 from authproxy.http1.heads import RequestHead
 from authproxy.model import Answer, Fields, HeaderList, RequestInfo
-from authproxy.transport import held
 
 if TYPE_CHECKING:
-    from authproxy.edge.tap import Tap
     from authproxy.edge.wire import ClientConnection
 
 _HELD: Final = 64 * 1024  # octets of a body that are kept until somebody takes it
@@ -34,7 +33,8 @@ class Reply:
     """The answering half of an exchange.  ``sent`` counts octets of the body, ``status`` is 0 before the head."""
 
     __slots__ = (
-        "_bodiless", "_chunked", "_finished", "_keep_alive", "_left", "body_done", "connection", "head", "sent",
+        "_bodiless", "_chunked", "_finished", "_keep_alive", "_left", "_unsent", "body_done", "connection", "head",
+        "sent",
         "status", "suspect",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class Reply:
         self._left: int | None = None  # octets that the announced length still asks for
         self._bodiless = False
         self._finished = False
+        self._unsent = b""  # the head, while it waits for the first piece of the body
 
     @property
     def complete(self) -> bool:
@@ -70,9 +71,15 @@ class Reply:
         self.sent = len(body)
         self._over()
 
-    def start_response(self, status: int, headers: HeaderList | Fields, *, length: int | None) -> None:
-        """Send the head at once.  Raises ClientGone."""
-        self.connection.send(self._start(status, headers, length))
+    def start_response(
+        self, status: int, headers: HeaderList | Fields, *, length: int | None, more: bool = False
+    ) -> None:
+        """Send the head, together with the first piece where ``more`` says that it follows.  Raises ClientGone."""
+        head = self._start(status, headers, length)
+        if more and not self._bodiless:
+            self._unsent = head
+        else:
+            self.connection.send(head)
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body.  Raises ClientGone; ValueError when it exceeds the announced length."""
@@ -84,7 +91,11 @@ class Reply:
                 raise ValueError("the body is longer than announced")
             self._left -= len(piece)
         self.sent += len(piece)
-        self.connection.send(chunk(piece) if self._chunked else piece)
+        if self._chunked:
+            piece = chunk(piece)
+        if self._unsent:
+            piece, self._unsent = self._unsent + piece, b""
+        self.connection.send(piece)
 
     def finish(self) -> None:
         """End the body; a body that is shorter than announced breaks the connection off."""
@@ -92,7 +103,9 @@ class Reply:
             self.abort()
             raise ValueError("the body is shorter than announced")
         if self._chunked:
-            self.connection.send(LAST)
+            self.connection.send(self._unsent + LAST)
+        elif self._unsent:
+            self.connection.send(self._unsent)
         self._over()
 
     async def room(self) -> None:
@@ -181,6 +194,10 @@ class ClientExchange(Reply):
     def attached(self) -> bool:
         """Whether somebody minds the client."""
         return self._counterpart is not None
+
+    def _over(self) -> None:
+        self._counterpart = None  # which knows this exchange: nothing may wait here for a garbage collection
+        super()._over()
 
     # The body
 
@@ -341,49 +358,3 @@ class _Pieces:
 
     def client_gone(self) -> None:
         self.body_failed(ClientGone("the client closed the connection"))
-
-
-class ClientTunnel:
-    """``model.Tunnel``: the client's side after the 101."""
-
-    def __init__(self, exchange: ClientExchange, tap: Tap) -> None:
-        self._exchange: Final = exchange
-        self._tap: Final = tap
-
-    async def read(self) -> bytes:
-        """The next octets; empty when the client sends no more.  Raises ClientGone when its connection is lost."""
-        data = await self._tap.read()
-        if not data and self._exchange.gone:
-            raise ClientGone("the client closed the connection")
-        self._exchange.received += len(data)
-        return data
-
-    async def write(self, data: bytes) -> None:
-        """Send octets, with backpressure.  Raises ClientGone."""
-        connection = self._exchange.connection
-        connection.send(data)
-        self._exchange.sent += len(data)
-        if connection.full:
-            await connection.room()
-
-    def write_eof(self) -> None:
-        """Send no more; the client may."""
-        transport = self._exchange.connection.transport
-        if transport is not None and transport.can_write_eof() and not transport.is_closing():
-            transport.write_eof()
-
-    def close(self) -> None:
-        """Close the connection after what was written."""
-        self._exchange.connection.close()
-
-    @property
-    def held(self) -> int:
-        """Octets that were written and are still here."""
-        return held(self._exchange.connection.transport)
-
-    def on_leave(self, callback: Callable[[float], object]) -> Callable[[], None]:
-        """Call ``callback`` with the deadline when the door drains (model.Tunnel)."""
-        return self._exchange.departure.on_begin(callback)
-
-    def __repr__(self) -> str:
-        return f"<ClientTunnel {self._tap!r}>"

@@ -74,14 +74,39 @@ def describe(raw: Raw, *, trusted: TrustedProxies, request_id: str, public_schem
     Raises BadRequest (``bad_host``, ``bad_target``, ``bad_path``, ``ambiguous_path``, ``ambiguous_target``,
     ``bad_method``, ``bad_forwarded``), MethodNotAllowed ``method_not_served``, VersionNotSupported.
     """
-    _check_version(raw.http_version)
     _check_method(raw.method)
+    key = (trusted, raw.peer, raw.tls, raw.http_version, public_scheme)
+    caller: _Caller | None = raw.headers.facts.get(key)
+    if caller is None:
+        caller = raw.headers.facts[key] = _caller(raw, trusted, public_scheme)
+    target = _target(raw.target, caller.addressed)
+    return RequestInfo(
+        raw.method, caller.scheme, caller.authority.host, caller.text, target.path, readings(target.path),
+        target.query, target.has_query, caller.client, raw.peer, raw.headers,
+        accepted_request_id(raw.headers, request_id, trusted_peer=True) if caller.believed else request_id,
+        raw.http_version, raw.certificate,
+    )  # fmt: skip
+
+
+class _Caller(NamedTuple):
+    """What the headers and the connection say, whatever is asked for."""
+
+    addressed: Authority
+    authority: Authority
+    text: str
+    scheme: str
+    client: str
+    believed: bool
+
+
+def _caller(raw: Raw, trusted: TrustedProxies, public_scheme: str) -> _Caller:
+    _check_version(raw.http_version)
     addressed = _host_header(raw)
-    target = _target(raw.target, addressed)
     believed = raw.peer in trusted
     authority = _forwarded_host(raw.headers, addressed) if believed else addressed
     scheme = "https" if raw.tls else _forwarded_scheme(raw.headers) if believed else public_scheme
-    return _assemble(raw, raw.method, scheme, authority, target, trusted, request_id, raw.certificate)
+    client = client_address(raw.peer, raw.headers, trusted)
+    return _Caller(addressed, authority, authority.text, scheme, client, believed)
 
 
 def described(

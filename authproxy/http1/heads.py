@@ -127,7 +127,8 @@ class RequestHeads(_Heads):
             line = _REQUEST_LINE.fullmatch(block, 0, line_end)
             if line is not None:
                 method, target = line.groups()
-                return self._last._replace(method=_METHODS[method], target=target)
+                last = self._last
+                return RequestHead(_METHODS[method], target, (1, 1), last.headers, keep_alive=True, upgrade=False)
         head = self._parsed(block)
         plain = head.version == (1, 1) and head.keep_alive and not head.upgrade
         self._fields, self._last = (fields, head) if plain else (b"", None)

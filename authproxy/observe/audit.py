@@ -40,9 +40,25 @@ class Audit:
 
     def record(self, event: str, **fields: object) -> None:
         """Write one record; empty fields are left out."""
-        said: dict[str, object] = {"time": self._now(), "event": event}
-        said |= {name: value for name, value in fields.items() if not (value is None or value in ("", 0, ()))}
-        self._stream.write(_line(said))
+        line = _line(self._now(), event, fields, _MAX)
+        shortest = _MAX
+        while len(line) > _WHOLE and shortest > _SHORTEST:
+            shortest //= 2
+            line = _line(self._now(), event, fields, shortest)
+        self._stream.write(line)
+        self._stream.flush()
+
+    def exchange(
+        self, told: str, *, request_id: str, client: str, method: str, host: str, path: str, status: int, ms: float
+    ) -> None:  # fmt: skip
+        """One exchange that was let through.  ``told`` are the fields that many of them share (``told``).
+
+        The words are what ``RequestInfo`` holds, of which the path alone may have to be escaped.
+        """
+        self._stream.write(
+            f'{{"time":"{self._now()}","event":"exchange","request_id":"{request_id}","client":"{client}"'
+            f',"method":"{method}","host":"{host}","path":{_text(path[:_MAX])}{told},"status":{status},"ms":{ms}}}\n'
+        )
         self._stream.flush()
 
     def _now(self) -> str:
@@ -58,18 +74,24 @@ class Audit:
             self._stream.close()
 
 
-def _line(said: Mapping[str, object]) -> str:
-    """One line, short enough to be written whole: several processes may write to one pipe or file."""
-    longest = _MAX
-    while True:
-        told = [
-            f'"{name}":{_text(value[:longest]) if isinstance(value, str) else _told(value)}'
-            for name, value in said.items()
-        ]
-        line = f"{{{','.join(told)}}}\n"  # ASCII: as many octets as characters
-        if len(line) <= _WHOLE or longest <= _SHORTEST:
-            return line
-        longest //= 2
+def told(**fields: str) -> str:
+    """Fields for ``Audit.exchange``; empty ones are left out."""
+    return "".join([f',"{name}":{_text(value[:_MAX])}' for name, value in fields.items() if value])
+
+
+def _line(now: str, event: str, fields: Mapping[str, object], longest: int) -> str:
+    """One line of ASCII, as many octets as characters.
+
+    It has to be short enough to be written whole: several processes may write to one pipe or file.
+    """
+    told = [f'{{"time":"{now}","event":{_text(event)}']
+    for name, value in fields.items():
+        if isinstance(value, str):
+            if value:
+                told.append(f'"{name}":{_text(value[:longest])}')
+        elif not (value is None or value in (0, ())):
+            told.append(f'"{name}":{_told(value)}')
+    return ",".join(told) + "}\n"
 
 
 def _told(value: object) -> str:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from authproxy.model import Identity
 from authproxy.sessions.cookie import Ticket
@@ -134,9 +134,17 @@ class LiveView:
     def _name(self, sealed: str) -> bytes:
         return blake2b(sealed.encode("latin-1", "replace"), key=self._key, digest_size=16).digest()
 
-    def find(self, sealed: str) -> Carried | None:
-        """The session of this cookie if it may be used without asking anybody, and mark it used."""
-        carried = self._cookies.get(self._name(sealed))
+    def find(self, sealed: str, facts: dict[object, Any] | None = None) -> Carried | None:
+        """The session of this cookie if it may be used without asking anybody, and mark it used.
+
+        ``facts``: those of the headers that carried the cookie (``model.Headers``), where they carried one alone.
+        """
+        name: bytes | None = facts.get(self._key) if facts is not None else None
+        if name is None:
+            name = self._name(sealed)
+            if facts is not None:
+                facts[self._key] = name
+        carried = self._cookies.get(name)
         if carried is None:
             return None
         session, now = carried.session, self._clock()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from random import random
-from typing import Final
+from typing import Any, Final
 
 from authproxy.errors import ProviderError, SessionEnded, StoreUnavailable, Unavailable
 from authproxy.oidc.provider import Provider
@@ -52,9 +52,9 @@ class Resumption:
         self._renewals: Final[SingleFlight[Record]] = SingleFlight()
         self._ahead: Final[SingleFlight[LiveSession]] = SingleFlight()
 
-    def at_once(self, sealed: str) -> Carried | None:
-        """The session if memory alone can tell; no I/O."""
-        return None if self._marks.asleep else self._live.find(sealed)
+    def at_once(self, sealed: str, facts: dict[object, Any] | None = None) -> Carried | None:
+        """The session if memory alone can tell; no I/O.  ``facts`` as for ``LiveView.find``."""
+        return None if self._marks.asleep else self._live.find(sealed, facts)
 
     async def resume(self, sealed: str) -> Carried:
         """The session that the cookie opens.  Raises ``SessionEnded``; ``Unavailable`` when nobody can tell now."""

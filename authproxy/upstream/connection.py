@@ -24,8 +24,8 @@ _INTERIM_LIMIT: Final = 16  # heads of 1xx before the answer
 class Listener(Protocol):
     """Who asked, and hears of the answer.  Called, never awaited."""
 
-    def head(self, head: Head) -> None:
-        """The head of the answer."""
+    def head(self, head: Head, *, more: bool) -> None:
+        """The head of the answer.  ``more``: ``piece`` is called right after it."""
 
     def piece(self, piece: bytes) -> None:
         """A piece of its body."""
@@ -171,8 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
             block, self._buffer = self._buffer[:end], self._buffer[end:]
             self._read_head(block)
         rest, self._buffer = self._buffer, b""
-        if self._head is not None and self._listener is not None:
-            self._begin_body(rest)
+        self._begin_body(rest)
 
     def _read_head(self, block: bytes) -> None:
         if block == self._last_block and self._last is not None:  # the very same octets mean the very same
@@ -193,7 +192,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._last_block, self._last = block, (self._head, self._keep)
 
     def _begin_body(self, rest: bytes) -> None:
-        head, listener = cast("Head", self._head), cast("Listener", self._listener)
+        head, listener = self._head, self._listener
+        if head is None or listener is None:
+            return
         self._left, self._chunks, self._framed = 0, None, True
         if self._method == "HEAD" or head.status in (204, 304):
             pass
@@ -203,7 +204,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._left = head.length
         else:
             self._framed, self._keep = False, False
-        listener.head(head)
+        listener.head(head, more=bool(rest))
         if self._listener is None:
             return  # it has let go
         if self._framed and not self._left and self._chunks is None:
@@ -220,7 +221,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self._chunks is not None:
             self._read_chunks(data, self._chunks)
             return
-        listener = cast("Listener", self._listener)
+        listener = self._listener
+        if listener is None:
+            return
         if not self._framed:
             listener.piece(data)
             return

@@ -215,7 +215,7 @@ class Delivery(Watched):
 
     # The answer (upstream.connection.Listener)
 
-    def head(self, head: Head) -> None:
+    def head(self, head: Head, *, more: bool) -> None:
         """Pass it on, unless the identity has ended meanwhile."""
         if self._address is not None:
             self._pool.recovered(self._address)
@@ -225,7 +225,7 @@ class Delivery(Watched):
         self._status = head.status
         try:
             headers = self._response_fields(head)
-            self._exchange.start_response(head.status, headers, length=head.length)
+            self._exchange.start_response(head.status, headers, length=head.length, more=more)
         except Exception as error:
             self._status = 0
             self._finish(error)
