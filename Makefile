@@ -10,7 +10,8 @@ BIN := .venv/bin
 # Rooms that decide, and do nothing else: every branch of them is covered.
 PURE := authproxy/model.py authproxy/errors.py authproxy/routing.py authproxy/authz.py authproxy/mutate.py \
 	authproxy/edge/request_info.py authproxy/edge/origin.py authproxy/edge/path.py authproxy/edge/host.py \
-	authproxy/edge/hops.py
+	authproxy/edge/hops.py authproxy/http1/chunks.py authproxy/http1/heads.py \
+	authproxy/http1/storing.py
 
 comma := ,
 empty :=

@@ -31,7 +31,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With two processes: the stories in one of them, which are long and mostly wait; the rest, file by file, as it comes.
+    """With two processes: the stories in one of them, which are long and mostly wait; the rest file by file.
 
     So that no two stories meet, and the longest part begins first.
     """

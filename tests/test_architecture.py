@@ -96,6 +96,9 @@ PURE: Final = frozenset(
         "edge.origin",
         "edge.path",
         "edge.host",
+        "http1.chunks",
+        "http1.heads",
+        "http1.storing",
         "edge.hops",
         "kube.kubeconfig",
     }

@@ -58,8 +58,8 @@ class _Heads:
         self._asked: Callable[[], bool] | None = None  # the parser's own word, which holds at the end of the head alone
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header line."""
-        self._lines.append((name, value))
+        """One header line.  The parser leaves blanks behind a value, which are no part of it (RFC 9112 section 5)."""
+        self._lines.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The empty line."""

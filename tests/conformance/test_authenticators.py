@@ -21,12 +21,12 @@ import pytest
 from authproxy.authn.basic import BasicAuthenticator
 from authproxy.authn.bearer import BearerAuthenticator
 from authproxy.authn.certificate import CertificateAuthenticator
-from authproxy.authn.chain import Authenticator, Chain
+from authproxy.authn.chain import Authenticator, Chain, Proved
 from authproxy.authn.enrollment import EnrollmentAuthenticator
 from authproxy.authn.token import TokenAuthenticator
 from authproxy.errors import BadRequest, NotAuthenticated, Refusal
 from authproxy.model import KINDS as ALL_KINDS
-from authproxy.model import Headers, Kind, Match, RequestInfo, Route
+from authproxy.model import Headers, Identity, Kind, Match, RequestInfo, Route
 from authproxy.oidc.issuer import Issuer
 from authproxy.settings import schema
 from authproxy.settings.values import SecretRef
@@ -256,6 +256,41 @@ async def test_the_good_credential_proves_somebody(entry: Entry) -> None:
     assert proved.identity.kind == kind
     assert proved.identity.subject
     assert proved.presented
+
+
+async def told(asked: Proved | Awaitable[Proved] | None, fault: Refusal | None) -> object:
+    """What a judgement came to, in words that can be compared."""
+    try:
+        proved = asked if isinstance(asked, Proved) else await asked if asked is not None else None
+    except Refusal as no:
+        fault = no
+    if fault is not None:
+        return type(fault), fault.code, fault.reason
+    assert proved is not None
+    return {name: getattr(proved.identity, name) for name in Identity.__slots__ if name != "facts"}, proved.presented
+
+
+def judged(chain: Chain, info: RequestInfo, kind: Kind) -> tuple[Proved | Awaitable[Proved] | None, Refusal | None]:
+    try:
+        return chain.judge(info, match(kind)), None
+    except Refusal as no:
+        return None, no
+
+
+async def test_waiting_changes_nothing(entry: Entry) -> None:
+    """What is judged at once, from memory, is what was judged by waiting; what is refused is refused alike."""
+    chain, kind = Chain([entry.authenticator]), entry.authenticator.kind
+    first = await told(*judged(chain, entry.prove(), kind))
+    good = judged(chain, entry.prove(), kind)
+    assert await told(*good) == first
+    if kind != "enrollment":  # whose tokens nobody remembers
+        assert isinstance(good[0], Proved)  # proved once, it takes no waiting any more
+    for info in entry.bad():
+        at_once = await told(*judged(chain, info, kind))
+        with pytest.raises(Refusal) as caught:
+            await chain.authenticate(info, match(kind))
+        assert at_once == (type(caught.value), caught.value.code, caught.value.reason)
+    assert await told(*judged(chain, entry.prove(), kind)) == first
 
 
 async def test_absent(entry: Entry) -> None:

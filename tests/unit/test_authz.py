@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from authproxy import authz
 from authproxy.authz import compile_policies, decide
 from authproxy.model import ANONYMOUS, Decision, Identity, Match, Policy, RequestInfo, Rule
 from authproxy.settings.schema import Settings
@@ -392,3 +393,40 @@ def test_the_wall_stands_before_every_rule(
     found = match(Policy("p", rules=rules), captures)
     if decide(request, found, who).allowed and who.clusters is not None:
         assert found.cluster in who.clusters
+
+
+def test_what_depends_on_the_caller_alone_is_judged_once() -> None:
+    """An identity keeps what was decided about it, and another policy of the same name is judged anew."""
+    who = person()
+    policies = compiled(staff={"any": [{"groups": ["staff"]}]})
+    first = decide(info("/a"), match(policies["staff"]), who)
+    assert first.allowed
+    assert decide(info("/b"), match(policies["staff"]), who) is first
+    changed = compiled(staff={"any": [{"groups": ["others"]}]})
+    assert not decide(info("/a"), match(changed["staff"]), who).allowed
+    assert decide(info("/a"), match(policies["staff"]), who) == first
+
+
+@pytest.mark.parametrize(
+    "rule", [{"methods": ["GET"]}, {"paths": ["/a/"]}, {"networks": ["192.0.2.0/24"]}, {"clusters": ["a"]}]
+)
+def test_what_depends_on_the_request_is_judged_each_time(rule: dict[str, Any]) -> None:
+    """Nothing of one request is believed for another."""
+    policy = compiled(some={"any": [{"groups": ["staff"], **rule}]})["some"]
+    who = person()
+    fitting = decide(info("/a/x"), match(policy, {"cluster": "a"}), who)
+    assert fitting.allowed
+    other = info("/b/x", method="POST", peer="198.51.100.9")
+    assert not decide(other, match(policy, {"cluster": "b"}), who).allowed
+    assert decide(info("/a/x"), match(policy, {"cluster": "a"}), who) == fitting
+
+
+def test_compiled_rules_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that are read again and again pile nothing up."""
+    monkeypatch.setattr("authproxy.authz._MOST_COMPILED", 5)
+    kept = []
+    for number in range(20):
+        policy = Policy(f"p{number}", rules=(Rule(f"r{number}", groups=frozenset({"staff"})),))
+        kept.append(policy)
+        assert decide(info("/"), match(policy), person()).allowed
+    assert len(authz._COMPILED) <= 5

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authproxy.errors import Unavailable
-from authproxy.model import ANONYMOUS, HeaderList, Identity, Upstream, UpstreamRequest
+from authproxy.model import ANONYMOUS, HeaderList, Headers, Identity, Upstream, UpstreamRequest
 from authproxy.mutate import (
     MOST_GROUP_BYTES,
     OwnCookies,
     auth_request_headers,
+    forwards_end,
     identity_headers,
+    response_fields,
     response_headers,
     upstream_request,
 )
@@ -600,3 +602,68 @@ def test_an_answer_always_carries_what_is_ours(lines: list[Line]) -> None:
     found = returned(*lines, set_cookies=("authproxy=new",))
     assert [value for name, value in found if cgi(name) == "x_request_id"] == [b"rid"]
     assert found[-1] == (b"Set-Cookie", b"authproxy=new")
+
+
+# --- what is kept for when the same comes again ---
+
+
+def replaced(headers: Headers, mode: Any, who: Identity) -> UpstreamRequest:
+    """What the upstream receives of a request with these very headers, in this mode of ``authorization``."""
+    upstream = Upstream(urls=("http://inside.example:8080",), authorization=mode)
+    asked = info("/")._replace(headers=headers)
+    return upstream_request(asked, match(upstream=upstream), who, own_cookies=OWN, strip_authorization=False)
+
+
+@pytest.mark.parametrize("cookies", [(), ("authproxy=x; Path=/",)])
+@pytest.mark.parametrize("private", [False, True])
+def test_response_fields_are_the_headers(cookies: tuple[str, ...], private: bool) -> None:
+    """As octets and as lines they are the same, the first time and again, for every kind of answer."""
+    answers = (
+        ((b"X-A", b"1"), (b"Set-Cookie", b"authproxy=stolen"), (b"Set-Cookie", b"app=1"), (b"Connection", b"x-a")),
+        ((b"Date", b"then"), (b"Cache-Control", b"public, max-age=60"), (b"X-Auth-Request-User", b"root")),
+    )
+    for lines in answers:
+        facts: dict[object, Any] = {}
+        wanted = response_headers(
+            lines, own_cookies=OWN, request_id="r-1", set_cookies=cookies, private=private
+        )  # fmt: skip
+        for _ in range(2):
+            found = response_fields(
+                lines, facts, own_cookies=OWN, request_id="r-1", set_cookies=cookies, private=private
+            )
+            assert found.octets == b"".join(b"%b: %b\r\n" % line for line in wanted)
+            assert found.dated == any(name == b"Date" for name, _ in lines)
+        assert len(facts) == 1
+
+
+def test_the_same_headers_serve_several_routes() -> None:
+    """What is kept with the headers for one way of treating them is not used for another."""
+    lines = Headers(((b"Authorization", b"Bearer theirs"), (b"X-A", b"1")))
+    for mode, kept in (("none", True), ("id_token", False), ("pass", True), ("none", True)):
+        request = replaced(lines, mode, person(id_token="ours"))
+        assert ((b"Authorization", b"Bearer theirs") in request.headers) == kept
+        assert (b"X-A", b"1") in request.headers
+
+
+def test_the_same_person_at_several_upstreams() -> None:
+    """What is kept with an identity for one mode is not used for another."""
+    who = person(id_token="id", access_token="access")
+    for mode in ("id_token", "access_token", "none", "id_token"):
+        found = [value for name, value in replaced(Headers(), mode, who).headers if name == b"Authorization"]
+        assert found == {"id_token": [b"Bearer id"], "access_token": [b"Bearer access"], "none": []}[mode]
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "arrives", "ends"),
+    [
+        ("OPTIONS", "0", "0", True), ("OPTIONS", "1", "0", False), ("OPTIONS", "7", "6", False),
+        ("OPTIONS", "much", "much", False), ("OPTIONS", "9" * 20, "9" * 20, False), ("GET", "0", "0", False),
+        ("GET", "7", "7", False),
+    ],
+)  # fmt: skip
+def test_max_forwards(method: str, value: str, arrives: str, ends: bool) -> None:
+    """Counts on OPTIONS alone (RFC 9110 section 7.6.2); what is no number passes."""
+    asked = info("/", ("Max-Forwards", value), method=method)
+    assert forwards_end(asked) == ends
+    found = upstream_request(asked, match(), person(), own_cookies=OWN, strip_authorization=True)
+    assert [text for name, text in found.headers if name == b"Max-Forwards"] == [arrives.encode()]

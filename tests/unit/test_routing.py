@@ -364,3 +364,22 @@ def test_a_plain_path_is_routed_as_the_reference_says(
         assert expected is None
         return
     assert selected(apps, match) == expected
+
+
+def test_paths_that_were_matched_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for ever new paths fills no memory, and what was matched before is matched again."""
+    monkeypatch.setattr("authproxy.routing._KNOWN", 10)
+    table = RouteTable([app("app", "/a/", "/")])
+    first = table.match(info("/a/x"))
+    for number in range(25):
+        assert table.match(info(f"/b/{number}")).route.path == "/"
+        assert len(table._known) <= 10
+    assert table.match(info("/a/x")) == first
+
+
+def test_a_match_is_kept_by_host_method_and_path() -> None:
+    """What was found for one method is not found for another."""
+    routes = (Route("r0", "/a", STAFF, methods=frozenset({"POST"})), Route("r1", "/", STAFF))
+    table = RouteTable([app("app", routes=routes)])
+    for _ in range(2):
+        assert [table.match(info("/a", method=one)).route.where for one in ("GET", "POST")] == ["r1", "r0"]
