@@ -17,7 +17,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest conformance soak bench profile bench-sessions lock clean
+.PHONY: help demo test lint format pytest conformance fuzz soak bench profile bench-sessions lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -55,6 +55,10 @@ pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
 conformance: ## an independent WebSocket suite of 247 cases, directly and through the proxy: equal, or a table and failure (ARGS='7.*')
 	@requirements/venv dev
 	@$(BIN)/python -m tests.conformance.websocket_through $(ARGS)
+
+fuzz: ## a million mutated requests, answers and paths each: no crash, no hang, no desync (EXECUTIONS=1000000)
+	@requirements/venv dev
+	@$(BIN)/python -m tests.fuzz $(EXECUTIONS)
 
 soak: ## outages at full length under load, then an hour of requests as fast as they go (OUTAGE=30, SOAK_REQUESTS=720000)
 	@requirements/machine
