@@ -47,7 +47,7 @@ format: ## write the source the one way it is written
 pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
 	@requirements/venv dev
 	@$(BIN)/python -m pytest --cov --cov-report= --no-header --durations=5 --durations-min=5 \
-		$(or $(ARGS),-n 2 --dist loadgroup --no-loadscope-reorder)
+		$(or $(ARGS),-n 2 --dist loadscope --no-loadscope-reorder)
 	@[ -n "$(ARGS)" ] || $(BIN)/python -m coverage report --skip-covered --show-missing --fail-under=100 \
 		--include=$(subst $(space),$(comma),$(strip $(PURE))) >.venv/gate 2>&1 \
 		|| { cat .venv/gate; echo "the pure rooms are not wholly covered" >&2; exit 1; }

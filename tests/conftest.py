@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.peers.browser_client import Browser
 from tests.peers.redis_cluster import redis_cluster as redis_cluster
@@ -21,7 +22,7 @@ from tests.peers.redis_server import redis_server as redis_server
 from tests.peers.redis_server import shared_redis as shared_redis
 from tests.peers.upstream_app import UpstreamApp
 
-STORIES = Path(__file__).parent / "stories"
+STORIES = "tests/stories/"
 
 # No deadline per example: the machine is shared, and a slow example is not a wrong one.
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, database=None)
@@ -29,16 +30,22 @@ settings.register_profile("dev", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With two processes: the stories in one of them, which are long and mostly wait; the rest file by file.
+class Rooms(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """With two processes: the stories in one of them, which are long and mostly wait; the rest file by file."""
 
-    So that no two stories meet, and the longest part begins first.
-    """
-    for item in items:
-        group = "stories" if STORIES in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: STORIES not in item.path.parents)
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return STORIES if file.startswith(STORIES) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Rooms:
+    """No two stories meet, and the longest part begins first (``pytest_collection_modifyitems``)."""
+    return Rooms(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The stories first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(STORIES))
 
 
 @pytest.fixture(autouse=True)
