@@ -42,7 +42,7 @@ class Changes:
                 return
 
     def _marks(self) -> _Marks:
-        return {path: _mark(path) for path in self._files()}
+        return {path: stamp(path) for path in self._files()}
 
     async def _woken(self) -> None:
         try:
@@ -55,7 +55,7 @@ class Changes:
         return f"<Changes {'asked for' if self._asked.is_set() else 'none'}>"
 
 
-def _mark(path: Path) -> object:
+def stamp(path: Path) -> object:
     """What tells one version of a file from the next."""
     try:
         found = path.stat()

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from authproxy.changes import stamp
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
 from authproxy.ongoing import Ongoing
@@ -110,15 +111,7 @@ def _nobody(_user: str) -> None:
 
 def stamps(shape: schema.Shape) -> tuple[object, ...]:
     """What changes when a file that ``shape`` names by its path is replaced; secrets are read anew where needed."""
-    return tuple(_stamp(path) for path in named(shape, Path))
-
-
-def _stamp(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return tuple(stamp(path) for path in named(shape, Path))
 
 
 def _audit_file(settings: schema.Settings) -> Path | None:

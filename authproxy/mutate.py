@@ -180,9 +180,8 @@ def response_headers(
     ``private``.  An answer that carries a cookie of ours must never be stored (RFC 9111 section 7.3), whatever the
     upstream says.  ``Alt-Svc`` and ``Strict-Transport-Security`` of the upstream pass.
     """
-    kept = tuple(_returned(Headers(headers), own_cookies))
-    ours = tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies)
-    return (*storing.told(kept, private, bool(ours)), (b"X-Request-Id", request_id.encode()), *ours)
+    kept = _down(headers, own_cookies, private, bool(set_cookies))
+    return (*kept, (b"X-Request-Id", request_id.encode()), *_ours(set_cookies))
 
 
 def response_fields(
@@ -198,12 +197,19 @@ def response_fields(
     key = (own_cookies, private, bool(set_cookies))
     known: Fields | None = facts.get(key)
     if known is None:
-        kept = tuple(_returned(Headers(headers), own_cookies))
-        known = facts[key] = text.response_fields(storing.told(kept, private, bool(set_cookies)))
+        known = facts[key] = text.response_fields(_down(headers, *key))
     octets = b"%bX-Request-Id: %b\r\n" % (known.octets, request_id.encode())
     if set_cookies:
-        octets += text.fields(tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies))
+        octets += text.fields(_ours(set_cookies))
     return Fields(octets, known.dated)
+
+
+def _down(headers: HeaderList, own: OwnCookies, private: bool, with_cookie: bool) -> HeaderList:
+    return storing.told(tuple(_returned(Headers(headers), own)), private, with_cookie)
+
+
+def _ours(set_cookies: tuple[str, ...]) -> HeaderList:
+    return tuple((b"Set-Cookie", cookie.encode("latin-1")) for cookie in set_cookies)
 
 
 def _fold(name: bytes) -> bytes:

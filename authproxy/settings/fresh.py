@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar, cast
 
+from authproxy.changes import stamp
 from authproxy.settings.schema import SecretRef
 
 log = logging.getLogger("authproxy")
@@ -55,13 +56,7 @@ class Fresh(Generic[_T]):
         self._known, self._mark = True, mark
 
     def _marked(self) -> object:
-        if self._reference.file is None:
-            return None
-        try:
-            found = self._reference.file.stat()
-        except OSError:
-            return None
-        return (found.st_mtime_ns, found.st_ino, found.st_size)
+        return None if self._reference.file is None else stamp(self._reference.file)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'known' if self._known else 'not read yet'}>"

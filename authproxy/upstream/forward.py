@@ -75,7 +75,7 @@ class Delivery(Watched):
     """
 
     __slots__ = (
-        "_address", "_clock", "_connecting", "_connection", "_done", "_exchange", "_head", "_lasting", "_over",
+        "_address", "_connecting", "_connection", "_done", "_exchange", "_head", "_lasting", "_over",
         "_pool", "_pools", "_request", "_response_fields", "_sized", "_status", "_term", "_timeout", "received",
         "sent",
     )  # fmt: skip

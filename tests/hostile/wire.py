@@ -11,13 +11,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import pytest
 import yaml
 
 from tests.peers.authproxy_process import AuthproxyProcess
@@ -49,15 +48,6 @@ def head(
 
 SECOND: Final = head(target="/public/second")
 """What must never be answered, nor forwarded, behind a request whose end is in doubt."""
-
-
-def cases(names: Iterable[str], today: Mapping[str, str] | None = None) -> list[Any]:
-    """Parameters of a test; those that ``today``'s wire does not hold yet are expected to fail, with what it does."""
-    pending = today or {}
-    return [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=pending[name])] if name in pending else [])
-        for name in names
-    ]
 
 
 class Mark(NamedTuple):
