@@ -192,9 +192,10 @@ class Authproxy:
             await self._start_again()
 
     def _retire(self, former: Graph, left: list[Callable[[], Awaitable[None]]]) -> None:
-        if len(self._retiring) >= _RETIRING:
+        waiting = [emptied for emptied in self._retiring.values() if not emptied.done() and not emptied.cancelling()]
+        if len(waiting) >= _RETIRING:  # one that was told before, and is still on its way out, is not told again
             log.warning("too many earlier settings are still in use: what goes on by the oldest is broken off")
-            next(iter(self._retiring.values())).cancel()
+            waiting[0].cancel()
         loop = asyncio.get_running_loop()
         emptied = loop.create_task(_all(left))
         task = loop.create_task(self._left(former, emptied))

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from authproxy.app import _RETIRING, Authproxy
 from authproxy.graph import Graph
 from authproxy.settings.load import from_mapping
@@ -78,8 +80,13 @@ async def test_earlier_settings_are_freed(upstream_app: UpstreamApp, shared_redi
             await until(lambda: graphs(proxy) == 1)
 
 
-async def test_what_is_open_keeps_few_graphs(upstream_app: UpstreamApp, shared_redis: RedisServer) -> None:
-    """With a WebSocket open on each of them, only the newest eight of the earlier graphs are kept."""
+@pytest.mark.parametrize("slowness", [0.0, 0.3], ids=["at once", "slowly"])
+async def test_what_is_open_keeps_few_graphs(
+    slowness: float, upstream_app: UpstreamApp, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a WebSocket open on each of them, only the newest eight of the earlier graphs are kept: also where one is
+    still on its way out while the next must go."""
+    monkeypatch.setattr(Authproxy, "_write_down", staticmethod(lambda graph: asyncio.sleep(slowness)))
     async with OpenIDPeer() as peer, Browser() as browser:
         house = House(peer, upstream_app, shared_redis)
         async with Authproxy(house.settings(0)) as proxy:
