@@ -88,18 +88,14 @@ def decide(info: RequestInfo, match: Match, identity: Identity) -> Decision:
         return Decision(False, f"policy {policy.name} asks for a credential")
     if identity.clusters is not None and match.cluster not in identity.clusters:
         return Decision(False, _bounded(_wall(match.cluster, identity.clusters)))
-    asked = _Asked(info, match, identity)
-    return _by_caller(policy, asked) if policy.by_caller else _by_rules(policy, asked)
-
-
-def _by_caller(policy: Policy, asked: _Asked) -> Decision:
-    """Judged once for each identity, whose facts never change."""
-    facts = asked.identity.facts
+    if not policy.by_caller:
+        return _by_rules(policy, _Asked(info, match, identity))
+    facts = identity.facts  # judged once for each identity, which never changes
     if facts is None:
-        facts = asked.identity.facts = {}
+        facts = identity.facts = {}
     known: tuple[Policy, Decision] | None = facts.get(id(policy))
     if known is None or known[0] is not policy:
-        known = facts[id(policy)] = policy, _by_rules(policy, asked)
+        known = facts[id(policy)] = policy, _by_rules(policy, _Asked(info, match, identity))
     return known[1]
 
 

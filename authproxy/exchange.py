@@ -94,6 +94,12 @@ class Exchange(Protocol):
         ``more``: a piece of the body is written in the same breath, and both may go out together.
         """
 
+    def respond(self, status: int, headers: HeaderList | Fields, *, length: int | None, body: bytes) -> None:
+        """Send the upstream's response whole: ``start_response``, ``write`` and ``finish`` in one breath.
+
+        ``body`` has ``length`` octets, or none where the response carries none.
+        """
+
     def write(self, chunk: bytes) -> None:
         """Send a piece of the body.  Raises ``errors.ClientGone``; ValueError when it exceeds the length."""
 

@@ -281,7 +281,7 @@ class Graph:
     def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None, request_id: str) -> None:
         """A refusal before or beside the pipeline: one audit line, with its code."""
         client = info.client if info else (raw.peer if raw else "")
-        self.metrics.exchange(app="", status=refusal.status, seconds=0.0, code=refusal.code)
+        self.metrics.exchange("", refusal.status, 0.0, refusal.code)
         self.audit.record(
             "exchange", request_id=request_id, client=client,
             method=info.method if info else (raw.method if raw else ""), host=info.host if info else "",

@@ -82,22 +82,50 @@ def upstream_request(
     Raises Unavailable ``upstream_secret`` when the secret for mode ``bearer`` cannot be read.
     """
     upstream = match.app.upstream
-    keeping = _keeping(upstream.authorization, strip_authorization, identity.kind == "enrollment")
+    known: _Standing | None = info.headers.facts.get(_STANDING)
+    if known is None or not (
+        known.upstream is upstream and known.identity is identity and known.stripped is strip_authorization
+        and known.own is own_cookies and known.addressed == (info.client, info.scheme, info.authority)
+    ):  # fmt: skip
+        known = info.headers.facts[_STANDING] = _standing(info, upstream, identity, own_cookies, strip_authorization)
     fields = b"".join((
-        b"Host: %b\r\n" % _host(info, upstream),
-        _kept_fields(info.headers, own_cookies, keeping),
-        *_fewer_forwards(info),
-        _addressed(info.client, info.scheme, info.authority),
-        b"X-Request-Id: %b\r\n" % info.request_id.encode(),
-        _identity_fields(identity, upstream),
+        known.before, *(_fewer_forwards(info) if known.counted else ()), known.between, info.request_id.encode(),
+        b"\r\n", _identity_fields(identity, upstream) if known.identified is None else known.identified,
     ))  # fmt: skip
-    return UpstreamRequest(info.method, info.target, fields, upstream, _upgrade(info))
+    return UpstreamRequest(info.method, info.target, fields, upstream, _upgrade(info) if known.upgrading else "")
 
 
-@lru_cache(maxsize=4096)
-def _addressed(client: str, scheme: str, authority: str) -> bytes:
-    """Who asked for what, and how."""
-    return text.fields(tuple(_forwarding(client, scheme, authority)))
+class _Standing(NamedTuple):
+    """What a request's fields come to whatever it asks for: of the same lines, for the same caller, to one upstream."""
+
+    upstream: Upstream
+    identity: Identity
+    own: OwnCookies
+    stripped: bool
+    addressed: tuple[str, str, str]  # client, scheme, authority
+    before: bytes  # Max-Forwards follows where it is ``counted``
+    counted: bool
+    between: bytes  # the id of the request follows
+    identified: bytes | None  # None: to be asked for again
+    upgrading: bool
+
+
+_STANDING: Final = object()
+
+
+def _standing(
+    info: RequestInfo, upstream: Upstream, identity: Identity, own: OwnCookies, strip_authorization: bool
+) -> _Standing:
+    addressed = info.client, info.scheme, info.authority
+    keeping = _keeping(upstream.authorization, strip_authorization, identity.kind == "enrollment")
+    kept = text.fields(tuple(_kept(info.headers, own, keeping)))
+    return _Standing(
+        upstream, identity, own, strip_authorization, addressed,
+        before=b"Host: %b\r\n%b" % (_host(info, upstream), kept), counted=_MAX_FORWARDS in info.headers,
+        between=text.fields(tuple(_forwarding(*addressed))) + b"X-Request-Id: ",
+        identified=_identity_fields(identity, upstream) if upstream.authorization != "bearer" else None,
+        upgrading=b"upgrade" in info.headers,
+    )  # fmt: skip
 
 
 def forwards_end(info: RequestInfo) -> bool:
@@ -111,14 +139,6 @@ def _fewer_forwards(info: RequestInfo) -> Iterator[bytes]:
         if info.method == "OPTIONS" and value.isdigit() and len(value) < 10:
             value = b"%d" % max(int(value) - 1, 0)
         yield text.fields(((b"Max-Forwards", value),))
-
-
-def _kept_fields(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> bytes:
-    key = ("kept", own, keeping)
-    known: bytes | None = headers.facts.get(key)
-    if known is None:
-        known = headers.facts[key] = text.fields(tuple(_kept(headers, own, keeping)))
-    return known
 
 
 def _identity_fields(identity: Identity, upstream: Upstream) -> bytes:
@@ -197,11 +217,10 @@ def response_fields(
     key = (own_cookies, private, bool(set_cookies))
     known: Fields | None = facts.get(key)
     if known is None:
-        known = facts[key] = text.response_fields(_down(headers, *key))
-    octets = b"%bX-Request-Id: %b\r\n" % (known.octets, request_id.encode())
-    if set_cookies:
-        octets += text.fields(_ours(set_cookies))
-    return Fields(octets, known.dated)
+        told = text.response_fields(_down(headers, *key))
+        known = facts[key] = Fields(told.octets + b"X-Request-Id: ", told.dated)
+    octets = b"%b%b\r\n" % (known.octets, request_id.encode())
+    return Fields(octets + text.fields(_ours(set_cookies)) if set_cookies else octets, known.dated)
 
 
 def _down(headers: HeaderList, own: OwnCookies, private: bool, with_cookie: bool) -> HeaderList:

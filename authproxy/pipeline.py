@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from authproxy import authz, mutate
 from authproxy.authn.chain import Chain, Proved
@@ -61,7 +61,7 @@ class Pipeline:
         self._chain: Final = chain
         self._pools: Final = pools
         self._answers: Final = answers
-        self._own_cookies: Final = own_cookies
+        self.own_cookies: Final = own_cookies
         self._lifetime: Final = lifetime
         self._audit: Final = audit
         self._metrics: Final = metrics
@@ -73,17 +73,11 @@ class Pipeline:
         Raises the ``Refusal`` that says why not.
         """
         proved = self._chain.judge(info, match)
-        return self._permit(info, match, proved) if isinstance(proved, Proved) else self._waited(info, match, proved)
-
-    async def _waited(self, info: RequestInfo, match: Match, proved: Awaitable[Proved]) -> Permit:
-        return self._permit(info, match, await proved)
+        return _permit(info, match, proved) if isinstance(proved, Proved) else self._waited(info, match, proved)
 
     @staticmethod
-    def _permit(info: RequestInfo, match: Match, proved: Proved) -> Permit:
-        decision = authz.decide(info, match, proved.identity)
-        if not decision.allowed:
-            raise Forbidden("not_allowed", _missing(decision), reason=decision.reason)
-        return Permit(match, proved, decision)
+    async def _waited(info: RequestInfo, match: Match, proved: Awaitable[Proved]) -> Permit:
+        return _permit(info, match, await proved)
 
     def proxy(self, exchange: Exchange) -> Awaitable[None] | None:
         """The first door: decide, then deliver.  One audit record, however it ends.
@@ -112,20 +106,18 @@ class Pipeline:
 
     def _deliver(self, course: _Course, permit: Permit) -> Awaitable[None] | None:
         course.permit = permit
-        if mutate.forwards_end(course.exchange.info):
-            course.answer(Answer(204, ((b"X-Request-Id", course.exchange.info.request_id.encode()),)))
+        info, identity = course.exchange.info, permit.proved.identity
+        if info.method == "OPTIONS" and mutate.forwards_end(info):
+            course.answer(Answer(204, ((b"X-Request-Id", info.request_id.encode()),)))
             return None
-        info, identity, cookies = course.exchange.info, permit.proved.identity, permit.proved.set_cookies
         request = mutate.upstream_request(
-            info, permit.match, identity, own_cookies=self._own_cookies,
+            info, permit.match, identity, own_cookies=self.own_cookies,
             strip_authorization=permit.proved.presented and identity.kind not in _OUTSIDE_AUTHORIZATION,
         )  # fmt: skip
-
-        downward = _Downward(self._own_cookies, info.request_id, cookies, permit.proved.presented)
-        lifetime = self._life_of(identity, tunnel=bool(request.upgrade))
         if request.upgrade:
-            return self._tunnelled(course, request, downward.headers, lifetime)
-        Delivery(course.exchange, request, self._pools, downward.fields, lifetime, self.clock, course.done).begin()
+            return self._tunnelled(course, request, course.headers, self._life_of(identity, tunnel=True))
+        lifetime = self._life_of(identity, tunnel=False)
+        Delivery(course.exchange, request, self._pools, course.fields, lifetime, self.clock, course.done).begin()
         return None
 
     async def _tunnelled(
@@ -198,12 +190,9 @@ class Pipeline:
         app = match.app.name if match else ""
         code = refusal.code if refusal else ""
         identity = permit.proved.identity if permit else None
-        self._metrics.exchange(app=app, status=status, seconds=seconds, code=code)
+        self._metrics.exchange(app, status, seconds, code)
         if permit is not None and not code:
-            self._audit.exchange(
-                _told(permit), request_id=info.request_id, client=info.client, method=info.method, host=info.host,
-                path=info.raw_path, status=status, ms=round(seconds * 1000, 1),
-            )  # fmt: skip
+            self._audit.exchange(info, _told(permit), status, seconds)
             return
         self._audit.record(
             "exchange", request_id=info.request_id, client=info.client, method=info.method, host=info.host,
@@ -214,46 +203,30 @@ class Pipeline:
         )  # fmt: skip
 
 
+def _permit(info: RequestInfo, match: Match, proved: Proved) -> Permit:
+    decision = authz.decide(info, match, proved.identity)
+    if not decision.allowed:
+        raise Forbidden("not_allowed", _missing(decision), reason=decision.reason)
+    return Permit(match, proved, decision)
+
+
+_TOLD: Final = object()
+
+
 def _told(permit: Permit) -> str:
     """What the audit says of every exchange with this permit; kept with the identity, which is asked for again."""
     identity, route, reason = permit.proved.identity, permit.match.route, permit.decision.reason
     facts = identity.facts
     if facts is None:
         facts = identity.facts = {}
-    known: tuple[Route, str, str] | None = facts.get("told")
+    known: tuple[Route, str, str] | None = facts.get(_TOLD)
     if known is None or known[0] is not route or known[1] != reason:
         said = audit_fields(
             app=permit.match.app.name, route=route.where, reason=reason, kind=identity.kind,
             subject=identity.subject, user=identity.user,
         )  # fmt: skip
-        known = facts["told"] = route, reason, said
+        known = facts[_TOLD] = route, reason, said
     return known[2]
-
-
-class _Downward:
-    """What the client gets of the upstream's headers, for one request."""
-
-    __slots__ = ("_cookies", "_own_cookies", "_private", "_request_id")
-
-    def __init__(self, own: mutate.OwnCookies, request_id: str, cookies: tuple[str, ...], private: bool) -> None:
-        self._own_cookies: Final = own
-        self._request_id: Final = request_id
-        self._cookies: Final = cookies
-        self._private: Final = private
-
-    def headers(self, _status: int, lines: HeaderList) -> HeaderList:
-        """As lines."""
-        return mutate.response_headers(
-            lines, own_cookies=self._own_cookies, request_id=self._request_id, set_cookies=self._cookies,
-            private=self._private,
-        )  # fmt: skip
-
-    def fields(self, head: Head) -> Fields:
-        """As octets."""
-        return mutate.response_fields(
-            head.headers, head.facts, own_cookies=self._own_cookies, request_id=self._request_id,
-            set_cookies=self._cookies, private=self._private,
-        )  # fmt: skip
 
 
 class _Course:
@@ -268,6 +241,22 @@ class _Course:
         self.exchange: Final = exchange
         self.match: Match | None = None
         self.permit: Permit | None = None
+
+    def headers(self, _status: int, lines: HeaderList) -> HeaderList:
+        """What the client gets of the upstream's header lines."""
+        proved = cast("Permit", self.permit).proved
+        return mutate.response_headers(
+            lines, own_cookies=self._pipeline.own_cookies, request_id=self.exchange.info.request_id,
+            set_cookies=proved.set_cookies, private=proved.presented,
+        )  # fmt: skip
+
+    def fields(self, head: Head) -> Fields:
+        """The same, as octets."""
+        proved = cast("Permit", self.permit).proved
+        return mutate.response_fields(
+            head.headers, head.facts, own_cookies=self._pipeline.own_cookies,
+            request_id=self.exchange.info.request_id, set_cookies=proved.set_cookies, private=proved.presented,
+        )  # fmt: skip
 
     def done(self, result: Delivered | Exception) -> None:
         """The delivery has come to its end."""

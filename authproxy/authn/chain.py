@@ -66,10 +66,8 @@ class Chain(Judging):
         self._by_accept: Final[dict[frozenset[str], tuple[Authenticator, ...]]] = {}
 
     def _accepted(self, accept: frozenset[str]) -> tuple[Authenticator, ...]:
-        found = self._by_accept.get(accept)
-        if found is None:  # as many as the settings have routes, at most
-            found = self._by_accept[accept] = tuple(a for a in self._authenticators if a.kind in accept)
-        return found
+        # As many as the settings have routes, at most.
+        return self._by_accept.setdefault(accept, tuple(a for a in self._authenticators if a.kind in accept))
 
     def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:
         """The caller of a request, by the kinds that its route accepts; what still has to be awaited, where it has.
@@ -79,14 +77,18 @@ class Chain(Judging):
         """
         if match.route.policy.anonymous:
             return Proved(ANONYMOUS, presented=False)
-        present = [a for a in self._accepted(match.route.accept) if a.presented(info)]
-        if len(present) > 1:
-            present = [a for a in present if not (isinstance(a, Yielding) and a.yields(info))] or present
-        if len(present) > 1:
-            kinds = " and ".join(a.kind for a in present)
-            raise BadRequest("several_credentials", f"The request carries more than one credential: {kinds}.")
+        accepted = self._by_accept.get(match.route.accept) or self._accepted(match.route.accept)
+        present = [one for one in accepted if one.presented(info)]
         if not present:
             raise NotAuthenticated(
                 "not_signed_in", "You are not signed in.", reason="no credential that the route accepts"
             )
-        return present[0].judge(info, match)
+        return (present[0] if len(present) == 1 else _only(present, info)).judge(info, match)
+
+
+def _only(present: list[Authenticator], info: RequestInfo) -> Authenticator:
+    left = [one for one in present if not (isinstance(one, Yielding) and one.yields(info))] or present
+    if len(left) > 1:
+        kinds = " and ".join(one.kind for one in left)
+        raise BadRequest("several_credentials", f"The request carries more than one credential: {kinds}.")
+    return left[0]

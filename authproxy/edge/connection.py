@@ -52,13 +52,6 @@ class _Rooms:
         self.behind: Final = behind
         self.pages: Final = Pages(behind.pages)
         self.inside: Final[set[ClientExchange]] = set()
-        self.empty: Final = asyncio.Event()
-
-    def left(self, exchange: ClientExchange) -> None:
-        """One exchange less."""
-        self.inside.discard(exchange)
-        if not self.inside:
-            self.empty.set()
 
 
 class FrontDoor:
@@ -72,8 +65,9 @@ class FrontDoor:
         self._rooms = _Rooms(behind)
         self._connections: Connections | None = None
         self._listening: list[asyncio.AbstractServer] = []
-        self._running: Final[set[ClientExchange]] = set()
+        self._former: Final[list[_Rooms]] = []  # that somebody may still be inside of
         self._one_less: Final = asyncio.Event()
+        self._counted = 0  # how many wait for that
         self._departure: Final = Departure()
         self._draining = False
 
@@ -103,18 +97,18 @@ class FrontDoor:
         rooms = _Rooms(behind)
         await rooms.pages.setup()
         former, self._rooms = self._rooms, rooms
+        self._former.append(former)
 
         async def left() -> None:
             try:
-                if former.inside:
-                    former.empty.clear()
-                    await former.empty.wait()
+                await self._fewer(lambda: not former.inside, None)
                 await former.pages.cleanup()
             except asyncio.CancelledError:
                 _break_off(former.inside)
                 raise
             finally:
                 Pages.forget()
+                self._former.remove(former)
 
         return left
 
@@ -124,26 +118,25 @@ class FrontDoor:
         Answers from now on carry ``Connection: close``; connections that nobody uses are closed at once.  Tunnels are
         asked to go away at once; those that cannot be asked end by themselves, or at the deadline.
         """
-        self._draining = True
-        self._stop_listening()
+        self._depart()
         if self._connections is not None:
             self._connections.close_idle()
         self._departure.begin(asyncio.get_running_loop().time() + seconds)
-        if not await self._fewer(lambda: not self._running, seconds):
-            _log.warning("%d exchanges were still running after %g s", len(self._running), seconds)
-            _break_off(self._running)
+        if not await self._fewer(self._empty, seconds):
+            running = self._running()
+            _log.warning("%d exchanges were still running after %g s", len(running), seconds)
+            _break_off(running)
 
     async def close(self) -> None:
         """Break off what is left and free everything."""
-        self._draining = True
-        self._stop_listening()
+        self._depart()
         if self._connections is not None:
             self._connections.abort_all()
-            await self._fewer(lambda: not self._running, CLOSE_SECONDS)
-            for exchange in list(self._running):
+            await self._fewer(self._empty, CLOSE_SECONDS)
+            for exchange in self._running():
                 if exchange.task is not None:
                     exchange.task.cancel()
-            await self._fewer(lambda: not self._running, CLOSE_SECONDS)
+            await self._fewer(self._empty, CLOSE_SECONDS)
             self._connections = None
             await self._rooms.pages.cleanup()
             Pages.forget()
@@ -152,17 +145,28 @@ class FrontDoor:
         if self._connections is None:
             await self._rooms.pages.setup()
             self._connections = Connections(
-                serve=self._serve, unread=self._unread, ended=self._ended, closing=lambda: self._draining
+                serve=self._serve, unread=self._unread, ended=self._ended, departure=self._departure
             )
         return self._connections
 
-    def _stop_listening(self) -> None:
+    def _depart(self) -> None:
+        self._draining = True
+        if self._connections is not None:
+            self._connections.closing = True
         for server in self._listening:
             server.close()
         self._listening.clear()
 
-    async def _fewer(self, reached: Callable[[], bool], seconds: float) -> bool:
+    def _running(self) -> set[ClientExchange]:
+        """The exchanges under way."""
+        return self._rooms.inside.union(*(former.inside for former in self._former))
+
+    def _empty(self) -> bool:
+        return not self._running()
+
+    async def _fewer(self, reached: Callable[[], bool], seconds: float | None) -> bool:
         """Wait until enough exchanges have ended; False when time is up."""
+        self._counted += 1
         try:
             async with asyncio.timeout(seconds):
                 while not reached():
@@ -170,31 +174,27 @@ class FrontDoor:
                     await self._one_less.wait()
         except TimeoutError:
             return False
+        finally:
+            self._counted -= 1
         return True
 
     # Serving
 
     def _serve(self, exchange: ClientExchange) -> None:
+        """Describe the request and lead it to where it belongs."""
         rooms = exchange.room_of = self._rooms
-        exchange.departure = self._departure
-        self._running.add(exchange)
         rooms.inside.add(exchange)
-        raw = _raw(exchange)
+        behind, raw = rooms.behind, _raw(exchange)
         try:
-            work = self._led(exchange, raw, rooms)
+            _check_wire(raw)
+            info = exchange.info = behind.describe(raw)
+            exchange.suspect = False
+            work = rooms.pages.serve(exchange) if behind.is_ours(info) else behind.proxied(exchange)
         except (Refusal, ClientGone, Exception) as error:
             self._failed(exchange, error, raw)
             return
         if work is not None:
             exchange.task = asyncio.get_running_loop().create_task(self._worked(exchange, work, raw))
-
-    def _led(self, exchange: ClientExchange, raw: Raw, rooms: _Rooms) -> Awaitable[None] | None:
-        """Describe the request and lead it to where it belongs."""
-        behind = rooms.behind
-        _check_wire(raw)
-        info = exchange.info = behind.describe(raw)
-        exchange.suspect = False
-        return rooms.pages.serve(exchange) if behind.is_ours(info) else behind.proxied(exchange)
 
     async def _worked(self, exchange: ClientExchange, work: Awaitable[None], raw: Raw) -> None:
         """The task of an exchange that has to wait for something."""
@@ -242,15 +242,15 @@ class FrontDoor:
             self._left(exchange)
 
     def _left(self, exchange: ClientExchange) -> None:
-        self._running.discard(exchange)
         rooms = exchange.room_of
         if isinstance(rooms, _Rooms):
-            rooms.left(exchange)
-        self._one_less.set()
+            rooms.inside.discard(exchange)
+        if self._counted:
+            self._one_less.set()
 
     def __repr__(self) -> str:
         state = "draining" if self._draining else "open" if self._listening else "closed"
-        return f"<FrontDoor {state}, {len(self._running)} running, {self._connections!r}>"
+        return f"<FrontDoor {state}, {len(self._running())} running, {self._connections!r}>"
 
 
 def _break_off(running: set[ClientExchange]) -> None:
@@ -276,7 +276,7 @@ def _raw(exchange: ClientExchange) -> Raw:
 
 def _check_wire(raw: Raw) -> None:
     """Refuse what the parser lets through and another server could read differently."""
-    if (_CHECKED, raw.http_version) in raw.headers.facts:
+    if raw.headers.facts.get(_CHECKED) == raw.http_version:
         return
     codings = raw.headers.all(b"transfer-encoding")
     if codings:
@@ -287,7 +287,7 @@ def _check_wire(raw: Raw) -> None:
     for _, value in raw.headers:
         if not value.isascii():
             _check_text(value)
-    raw.headers.facts[_CHECKED, raw.http_version] = True
+    raw.headers.facts[_CHECKED] = raw.http_version
 
 
 def _check_coding(codings: tuple[bytes, ...], raw: Raw) -> None:

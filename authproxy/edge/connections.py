@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from authproxy.edge import limits
+from authproxy.edge.departure import Departure
 from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.wire import ClientConnection
 from authproxy.errors import Refusal
@@ -19,7 +20,7 @@ class Connections:
     """Makes them, counts them, and ends those that take too long.
 
     ``serve`` is called with each exchange, ``unread`` with one for what is no request, ``ended`` when its connection
-    has done with it; ``closing`` says that no further request is wanted.
+    has done with it.  ``closing`` is set once no further request is wanted; ``departure`` tells tunnels of it.
     """
 
     def __init__(
@@ -28,12 +29,13 @@ class Connections:
         serve: Callable[[ClientExchange], None],
         unread: Callable[[ClientExchange, Refusal], None],
         ended: Callable[[ClientExchange], None],
-        closing: Callable[[], bool],
+        departure: Departure,
     ) -> None:
         self.serve: Final = serve
         self.unread: Final = unread
         self.ended: Final = ended
-        self.closing: Final = closing
+        self.departure: Final = departure
+        self.closing = False
         self._open: Final[set[ClientConnection]] = set()
         self._loop: Final = asyncio.get_running_loop()
         self.now: Final = self._loop.time

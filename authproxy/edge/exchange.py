@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _HELD: Final = 64 * 1024  # octets of a body that are kept until somebody takes it
 _CLOSE: Final = b"Connection: close\r\n"
-_NOWHERE: Final = Departure()
 
 
 class Reply:
@@ -34,8 +33,7 @@ class Reply:
 
     __slots__ = (
         "_bodiless", "_chunked", "_finished", "_keep_alive", "_left", "_unsent", "body_done", "connection", "head",
-        "sent",
-        "status", "suspect",
+        "sent", "status", "suspect",
     )  # fmt: skip
 
     def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
@@ -44,7 +42,7 @@ class Reply:
         self.status = 0
         self.sent = 0
         self.suspect = True  # until the request made sense: what follows on the connection is not believed either
-        self.body_done = False  # the whole request body was read
+        self.body_done = head.length == 0  # the whole request body was read
         self._keep_alive = False
         self._chunked = False
         self._left: int | None = None  # octets that the announced length still asks for
@@ -80,6 +78,13 @@ class Reply:
             self._unsent = head
         else:
             self.connection.send(head)
+
+    def respond(self, status: int, headers: HeaderList | Fields, *, length: int | None, body: bytes) -> None:
+        """Send a response that is there whole (model.Exchange).  Raises ClientGone."""
+        head = self._start(status, headers, length)
+        self.connection.send(head + body if body else head)
+        self.sent = len(body)
+        self._over()
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body.  Raises ClientGone; ValueError when it exceeds the announced length."""
@@ -139,7 +144,7 @@ class Reply:
             and self.body_done
             and self.head.keep_alive
             and not self.head.upgrade
-            and not self.connection.closing
+            and not self.connection.connections.closing
         )
         return text.response_head(status, headers, framing + self._persistence())
 
@@ -170,17 +175,15 @@ class ClientExchange(Reply):
     """``model.Exchange``.  ``received`` counts octets of the request body that somebody took."""
 
     __slots__ = (
-        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "body_length", "departure", "info",
-        "received", "room_of", "task", "tunnelled",
+        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "info", "received", "room_of", "task",
+        "tunnelled",
     )  # fmt: skip
 
     info: RequestInfo  # set by the door once the request is described, before anybody else sees the exchange
 
-    def __init__(self, connection: ClientConnection, head: RequestHead, length: int | None) -> None:
+    def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
         super().__init__(connection, head)
-        self.body_length: Final = length
         self.received = 0
-        self.departure = _NOWHERE
         self.task: asyncio.Task[None] | None = None  # whoever serves it, where that takes waiting
         self.room_of: object = None  # what the door counts it with
         self.tunnelled: ClientTunnel | None = None
@@ -189,6 +192,16 @@ class ClientExchange(Reply):
         self._held: list[bytes] = []
         self._held_octets = 0
         self._taken = False
+
+    @property
+    def body_length(self) -> int | None:
+        """As ``model.Exchange`` has it."""
+        return self.head.length
+
+    @property
+    def departure(self) -> Departure:
+        """Who tells that the process goes away."""
+        return self.connection.connections.departure
 
     @property
     def attached(self) -> bool:

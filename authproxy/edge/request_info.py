@@ -75,38 +75,50 @@ def describe(raw: Raw, *, trusted: TrustedProxies, request_id: str, public_schem
     ``bad_method``, ``bad_forwarded``), MethodNotAllowed ``method_not_served``, VersionNotSupported.
     """
     _check_method(raw.method)
-    key = (trusted, raw.peer, raw.tls, raw.http_version, public_scheme)
-    caller: _Caller | None = raw.headers.facts.get(key)
-    if caller is None:
-        caller = raw.headers.facts[key] = _caller(raw, trusted, public_scheme)
-    target = _target(raw.target, caller.addressed)
+    told: _Told | None = raw.headers.facts.get(trusted)
+    if told is None or not told.holds_for(raw, public_scheme):
+        told = raw.headers.facts[trusted] = _Told(raw, trusted, public_scheme)
+    if told.target != raw.target:
+        told.take(raw.target)
     return RequestInfo(
-        raw.method, caller.scheme, caller.authority.host, caller.text, target.path, readings(target.path),
-        target.query, target.has_query, caller.client, raw.peer, raw.headers,
-        accepted_request_id(raw.headers, request_id, trusted_peer=True) if caller.believed else request_id,
+        raw.method, told.scheme, told.host, told.authority, told.path, told.readings, told.query, told.has_query,
+        told.client, raw.peer, raw.headers,
+        accepted_request_id(raw.headers, request_id, trusted_peer=True) if told.believed else request_id,
         raw.http_version, raw.certificate,
     )  # fmt: skip
 
 
-class _Caller(NamedTuple):
-    """What the headers and the connection say, whatever is asked for."""
+class _Told:
+    """What the headers and the connection say, whatever is asked for; and what was asked for last."""
 
-    addressed: Authority
-    authority: Authority
-    text: str
-    scheme: str
-    client: str
-    believed: bool
+    __slots__ = (
+        "_addressed", "_by", "authority", "believed", "client", "has_query", "host", "path", "query", "readings",
+        "scheme", "target",
+    )  # fmt: skip
 
+    def __init__(self, raw: Raw, trusted: TrustedProxies, public_scheme: str) -> None:
+        _check_version(raw.http_version)
+        headers = raw.headers
+        self._by: Final = raw.peer, raw.tls, raw.http_version, public_scheme
+        self._addressed: Final = _host_header(raw)
+        self.believed: Final = raw.peer in trusted
+        authority = _forwarded_host(headers, self._addressed) if self.believed else self._addressed
+        self.host: Final = authority.host
+        self.authority: Final = authority.text
+        self.scheme: Final = "https" if raw.tls else _forwarded_scheme(headers) if self.believed else public_scheme
+        self.client: Final = client_address(raw.peer, headers, trusted)
+        self.target: bytes | None = None
 
-def _caller(raw: Raw, trusted: TrustedProxies, public_scheme: str) -> _Caller:
-    _check_version(raw.http_version)
-    addressed = _host_header(raw)
-    believed = raw.peer in trusted
-    authority = _forwarded_host(raw.headers, addressed) if believed else addressed
-    scheme = "https" if raw.tls else _forwarded_scheme(raw.headers) if believed else public_scheme
-    client = client_address(raw.peer, raw.headers, trusted)
-    return _Caller(addressed, authority, authority.text, scheme, client, believed)
+    def holds_for(self, raw: Raw, public_scheme: str) -> bool:
+        """Whether nothing else but the target and the method can be different."""
+        return self._by == (raw.peer, raw.tls, raw.http_version, public_scheme)
+
+    def take(self, target: bytes) -> None:
+        """Another target.  Raises BadRequest, and then holds what it held."""
+        found = _target(target, self._addressed)
+        self.readings = readings(found.path)
+        self.path, self.query, self.has_query = found
+        self.target = target
 
 
 def described(

@@ -51,12 +51,12 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_chunks", "_connections", "_holds", "_inbox", "_inside", "_left", "_room", "_swallowed",
-        "deadline", "exchange", "full", "gone", "peer", "state", "tap", "transport",
+        "_chunks", "_holds", "_inbox", "_inside", "_left", "_room", "_swallowed",
+        "connections", "deadline", "exchange", "full", "gone", "peer", "state", "tap", "transport",
     )  # fmt: skip
 
     def __init__(self, connections: Connections) -> None:
-        self._connections: Final = connections
+        self.connections: Final = connections
         self._inbox: Final = Inbox()
         self._inside = False
         self._holds = 0
@@ -77,7 +77,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses of asyncio's
-        if not self._connections.enter(self):
+        if not self.connections.enter(self):
             self.gone = True
             self.abort()
             return
@@ -86,7 +86,7 @@ class ClientConnection(asyncio.Protocol):
         certificate = (transport.get_extra_info("peercert") or None) if tls else None
         self.peer = Peer(str(name[0]) if isinstance(name, tuple) else "", tls, certificate)
         limit_stall(transport, limits.STALL_SECONDS)
-        self.deadline = self._connections.now() + limits.KEEPALIVE_SECONDS
+        self.deadline = self.connections.now() + limits.KEEPALIVE_SECONDS
 
     def data_received(self, data: bytes) -> None:
         if self.state is State.HEAD:
@@ -111,13 +111,13 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._connections.leave(self)
+        self.connections.leave(self)
         self._lost()
 
     def pause_writing(self) -> None:
         self.full = True
         if self.state is not State.TUNNEL:  # a reader may pause for long in a tunnel; what is held is bounded
-            self.deadline = self._connections.now() + limits.WRITE_SECONDS
+            self.deadline = self.connections.now() + limits.WRITE_SECONDS
         if self.exchange is not None:
             self.exchange.client_full()
 
@@ -138,11 +138,6 @@ class ClientConnection(asyncio.Protocol):
         return self.state is State.HEAD and not self._inbox.ready
 
     @property
-    def closing(self) -> bool:
-        """No further request is wanted on it: the process goes away."""
-        return self._connections.closing()
-
-    @property
     def early(self) -> bool:
         """Octets came behind a request before its answer."""
         return bool(self._inbox.data)
@@ -154,17 +149,15 @@ class ClientConnection(asyncio.Protocol):
         self._inside = True
         try:
             for _ in range(limits.AT_ONCE):
-                if self._waits or not self._serve_head():
+                if self.state is not State.HEAD or not self._inbox.data:  # something else comes first, or nothing
+                    return
+                if self.full or self.gone or not self._serve_head():  # nobody reads the answers
                     return
             self._serve_soon()
         finally:
             self._inside = False
-            self._mind_ahead()
-
-    @property
-    def _waits(self) -> bool:
-        """Nothing can be served now: there is nothing, something else comes first, or nobody reads the answers."""
-        return self.state is not State.HEAD or not self._inbox.data or self.full or self.gone
+            if self._holds or self._inbox.data:
+                self._mind_ahead()
 
     def _serve_soon(self) -> None:
         asyncio.get_running_loop().call_soon(self._serve_heads)
@@ -185,43 +178,30 @@ class ClientConnection(asyncio.Protocol):
             return False
         if head is None:
             # A fixed time for the whole of it, however it drips.
-            self.deadline = min(self.deadline, self._connections.now() + limits.HEAD_SECONDS)
+            self.deadline = min(self.deadline, self.connections.now() + limits.HEAD_SECONDS)
             return False
         self._begin(head)
         return True
 
     def _begin(self, head: RequestHead) -> None:
-        length = self._framing(head.headers)
-        exchange = self.exchange = ClientExchange(self, head, length)
-        if length == 0:
+        exchange = self.exchange = ClientExchange(self, head)
+        if head.length == 0:
             self.state, self.deadline = State.WAITING, _NEVER
-            exchange.body_done = True
         else:
             self.state = State.BODY
-            self.deadline = self._connections.now() + limits.READ_SECONDS
-            self._left, self._chunks = length or 0, Chunks() if length is None else None
+            self.deadline = self.connections.now() + limits.READ_SECONDS
+            self._left, self._chunks = head.length or 0, Chunks() if head.length is None else None
             if early := self._inbox.take():
                 self._read_body(early)
-        self._connections.serve(exchange)
-
-    @staticmethod
-    def _framing(headers: Headers) -> int | None:
-        """Octets of the body, None for a chunked one (RFC 9112 section 6.3).
-
-        The parser has refused lengths that differ or are no numbers; what is ambiguous yet is refused by whoever
-        serves, and its connection ends.
-        """
-        if b"transfer-encoding" in headers:
-            return None
-        return int(headers.get(b"content-length") or b"0")
+        self.connections.serve(exchange)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Nothing on this connection can be believed any more."""
         self._inbox.take()
         self.state, self.deadline = State.WAITING, _NEVER
         head = RequestHead("", b"", (1, 1), Headers(), keep_alive=False, upgrade=False)
-        exchange = self.exchange = ClientExchange(self, head, 0)
-        self._connections.unread(exchange, refusal)
+        exchange = self.exchange = ClientExchange(self, head)
+        self.connections.unread(exchange, refusal)
 
     # Bodies
 
@@ -241,7 +221,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             pieces = chunks.feed(data)
         except Malformed as error:
-            self.state, self.deadline = State.SWALLOW, self._connections.now() + limits.LINGER_SECONDS
+            self.state, self.deadline = State.SWALLOW, self.connections.now() + limits.LINGER_SECONDS
             text = "The body of the request cannot be read."
             exchange.body_failed(BadRequest("malformed_body", text, reason=str(error)))
             return
@@ -282,9 +262,9 @@ class ClientConnection(asyncio.Protocol):
     def _renew_deadline(self) -> None:
         """How long the client may take for what it has to do next."""
         if self.full and self.state is not State.TUNNEL:
-            self.deadline = self._connections.now() + limits.WRITE_SECONDS
+            self.deadline = self.connections.now() + limits.WRITE_SECONDS
         elif self.state is State.BODY and not self._holds:
-            self.deadline = self._connections.now() + limits.READ_SECONDS
+            self.deadline = self.connections.now() + limits.READ_SECONDS
         elif self.state in (State.BODY, State.WAITING, State.TUNNEL):
             self.deadline = _NEVER
 
@@ -315,12 +295,12 @@ class ClientConnection(asyncio.Protocol):
         """The exchange is over.  Go on with the next request, or end the connection in order."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            self._connections.ended(exchange)
+            self.connections.ended(exchange)
         if self.gone:
             return
         if keep_alive and self.state is State.WAITING:
             self.state = State.HEAD
-            self.deadline = self._connections.now() + limits.KEEPALIVE_SECONDS
+            self.deadline = self.connections.now() + limits.KEEPALIVE_SECONDS
             self._release(_BODY)
             if self._inbox.data:
                 self._serve_soon()  # the one before it is to be noted first
@@ -336,7 +316,7 @@ class ClientConnection(asyncio.Protocol):
         if not unread:
             self.close()
             return
-        self.state, self.deadline = State.SWALLOW, self._connections.now() + limits.LINGER_SECONDS
+        self.state, self.deadline = State.SWALLOW, self.connections.now() + limits.LINGER_SECONDS
         self._release(_AHEAD | _BODY)
         if transport.can_write_eof():
             transport.write_eof()
@@ -378,7 +358,7 @@ class ClientConnection(asyncio.Protocol):
             self.tap.end()  # what came before the loss is still delivered
         if exchange is not None:
             exchange.client_gone()
-            self._connections.ended(exchange)
+            self.connections.ended(exchange)
 
     def reset(self) -> None:
         """From now on the connection ends with a reset, which nobody takes for an end."""

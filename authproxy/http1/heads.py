@@ -30,6 +30,7 @@ class RequestHead(NamedTuple):
     headers: Headers
     keep_alive: bool  # by version and Connection (RFC 9112 section 9.3)
     upgrade: bool  # another protocol is asked for (RFC 9110 section 7.8), also by CONNECT
+    length: int | None = 0  # octets of the body, None for a chunked one (RFC 9112 section 6.3)
 
 
 class ResponseHead(NamedTuple):
@@ -93,6 +94,14 @@ def _version(parser: _Parser) -> tuple[int, int]:
     return _VERSIONS.get(text) or _odd(text)
 
 
+def _length(headers: Headers) -> int | None:
+    """Of the body.  The parser has refused lengths that differ or are no numbers.
+
+    What is ambiguous yet is refused by whoever serves, and its connection ends.
+    """
+    return None if b"transfer-encoding" in headers else int(headers.get(b"content-length") or b"0")
+
+
 def _odd(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     return int(major), int(minor)
@@ -107,8 +116,9 @@ class RequestHeads(_Heads):
 
     def __init__(self) -> None:
         super().__init__()
-        self._fields = b""  # of the last head in HTTP/1.1 that ended in nothing unusual, and what it came to
-        self._last: RequestHead | None = None
+        self.block = b""  # the last head in HTTP/1.1 that ended in nothing unusual, and what it came to
+        self.last: RequestHead | None = None
+        self._fields = b""  # of ``block``, from the end of the request line on
         self._target = b""
         self._parser: httptools.HttpRequestParser | None = None
 
@@ -123,15 +133,17 @@ class RequestHeads(_Heads):
         if block.count(b" ", 0, line_end) != 2 or block.find(b" HTTP/", 0, line_end) != line_end - 9:
             raise Malformed("a malformed request line")
         fields = block[line_end:]
-        if self._last is not None and fields == self._fields:
+        last = self.last
+        if last is not None and fields == self._fields:
             line = _REQUEST_LINE.fullmatch(block, 0, line_end)
             if line is not None:
                 method, target = line.groups()
-                last = self._last
-                return RequestHead(_METHODS[method], target, (1, 1), last.headers, keep_alive=True, upgrade=False)
+                self.block = block
+                self.last = RequestHead(_METHODS[method], target, (1, 1), last.headers, True, False, last.length)
+                return self.last
         head = self._parsed(block)
         plain = head.version == (1, 1) and head.keep_alive and not head.upgrade
-        self._fields, self._last = (fields, head) if plain else (b"", None)
+        self.block, self._fields, self.last = (block, fields, head) if plain else (b"", b"", None)
         return head
 
     def _parsed(self, block: bytes) -> RequestHead:
@@ -142,7 +154,9 @@ class RequestHeads(_Heads):
         if self._whole and self._keep_alive and not upgrade:
             self._parser = parser  # it waits neither for a body nor for the end
         method = parser.get_method().decode("ascii")
-        return RequestHead(method, self._target, _version(parser), Headers(lines), self._keep_alive, upgrade)
+        headers = Headers(lines)
+        version = _version(parser)
+        return RequestHead(method, self._target, version, headers, self._keep_alive, upgrade, _length(headers))
 
     def _fresh(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)

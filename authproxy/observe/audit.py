@@ -5,6 +5,7 @@ No query, no header and no credential is ever written; text from outside is shor
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _text
 from pathlib import Path
 from typing import Final, TextIO
+
+from authproxy.model import RequestInfo
 
 _MAX: Final = 256  # characters of a text
 _SHORTEST: Final = 16
@@ -26,6 +29,7 @@ class Audit:
         self._clock: Final = clock
         self._second = -1
         self._said = ""
+        self._waiting: list[str] = []  # lines
 
     @classmethod
     def open(cls, file: Path | None, *, clock: Callable[[], float]) -> Audit:
@@ -45,31 +49,63 @@ class Audit:
         while len(line) > _WHOLE and shortest > _SHORTEST:
             shortest //= 2
             line = _line(self._now(), event, fields, shortest)
-        self._stream.write(line)
-        self._stream.flush()
+        if self._waiting:  # it came first
+            self.write_out()
+        self._write(line)
 
-    def exchange(
-        self, told: str, *, request_id: str, client: str, method: str, host: str, path: str, status: int, ms: float
-    ) -> None:  # fmt: skip
+    def exchange(self, info: RequestInfo, told: str, status: int, seconds: float) -> None:
         """One exchange that was let through.  ``told`` are the fields that many of them share (``told``).
 
-        The words are what ``RequestInfo`` holds, of which the path alone may have to be escaped.
+        Of the words of ``info`` the path alone may have to be escaped.  What one turn of the event loop has to tell is
+        written at its end.
         """
-        self._stream.write(
-            f'{{"time":"{self._now()}","event":"exchange","request_id":"{request_id}","client":"{client}"'
-            f',"method":"{method}","host":"{host}","path":{_text(path[:_MAX])}{told},"status":{status},"ms":{ms}}}\n'
+        now = self._clock()
+        second = int(now)
+        if second != self._second:  # said once for all records of a second
+            self._begin(second)
+        if not self._waiting:
+            self._soon()
+        self._waiting.append(
+            f'{{"time":"{self._said}.{int((now - second) * 1000):03d}Z","event":"exchange"'
+            f',"request_id":"{info.request_id}","client":"{info.client}","method":"{info.method}","host":"{info.host}"'
+            f',"path":{_text(info.raw_path[:_MAX])}{told},"status":{status},"ms":{round(seconds * 1000, 1)}}}\n'
         )
+
+    def _soon(self) -> None:
+        """Write what waits at the end of this turn of the event loop."""
+        asyncio.get_running_loop().call_soon(self.write_out)
+
+    def write_out(self) -> None:
+        """Write what waits, as many whole lines at once as fit."""
+        lines, self._waiting = self._waiting, []
+        octets = 0
+        whole: list[str] = []
+        for line in lines:
+            if whole and octets + len(line) > _WHOLE:
+                self._write("".join(whole))
+                octets, whole = 0, []
+            octets += len(line)
+            whole.append(line)
+        if whole:
+            self._write("".join(whole))
+
+    def _write(self, lines: str) -> None:
+        self._stream.write(lines)
         self._stream.flush()
 
     def _now(self) -> str:
         now = self._clock()
         second = int(now)
-        if second != self._second:  # said once for all records of a second
-            self._second, self._said = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        if second != self._second:
+            self._begin(second)
         return f"{self._said}.{int((now - second) * 1000):03d}Z"
+
+    def _begin(self, second: int) -> None:
+        self._second, self._said = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
     def close(self) -> None:
         """Close the file."""
+        self.write_out()
         if self._stream is not sys.stdout:
             self._stream.close()
 

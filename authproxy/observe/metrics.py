@@ -76,7 +76,7 @@ class Metrics:
             "authproxy_store_failures", "Failed calls to the shared store.", ["kind"], registry=self._registry
         )
 
-    def exchange(self, *, app: str, status: int, seconds: float, code: str) -> None:
+    def exchange(self, app: str, status: int, seconds: float, code: str) -> None:
         """Count one exchange."""
         self._exchanges.count(app or "-", status, seconds)
         if code:

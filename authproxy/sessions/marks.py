@@ -100,7 +100,8 @@ class Marks:
 
         Then what others have revoked meanwhile has to be read before anything is believed.
         """
-        return self.behind and self.failed_at < (self.synced_at or 0.0)
+        synced_at = self.synced_at
+        return synced_at is not None and self.failed_at < synced_at and self._clock() - synced_at > LAG
 
     async def wake(self) -> None:
         """Read what was missed, if the store lets us."""

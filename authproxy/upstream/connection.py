@@ -27,6 +27,9 @@ class Listener(Protocol):
     def head(self, head: Head, *, more: bool) -> None:
         """The head of the answer.  ``more``: ``piece`` is called right after it."""
 
+    def whole(self, head: Head, body: bytes) -> None:
+        """The whole answer, which came in one breath: instead of ``head``, ``piece`` and ``ended``."""
+
     def piece(self, piece: bytes) -> None:
         """A piece of its body."""
 
@@ -111,7 +114,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume(self) -> None:
         """Read on."""
-        if self.usable and self.transport is not None and self._held:
+        if self._held and self.usable and self.transport is not None:
             self._held = False
             self.transport.resume_reading()
 
@@ -161,7 +164,12 @@ class UpstreamConnection(asyncio.Protocol):
     # Heads
 
     def _read_heads(self, data: bytes) -> None:
-        self._buffer = data = self._buffer + data if self._buffer else data
+        block = self._last_block
+        if block and not self._buffer and self._last is not None and data.startswith(block):
+            self._head, self._keep = self._last  # the very same octets mean the very same
+            self._begin_body(data[len(block) :])
+            return
+        self._buffer = self._buffer + data if self._buffer else data
         while self._head is None and self._buffer:
             end = self._buffer.find(END) + len(END)
             if end < len(END):
@@ -174,9 +182,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._begin_body(rest)
 
     def _read_head(self, block: bytes) -> None:
-        if block == self._last_block and self._last is not None:  # the very same octets mean the very same
-            self._head, self._keep = self._last
-            return
         if len(block) > HEAD_LIMIT:
             raise bad_response("a response head that is too long")
         head = self._heads.parse(block)
@@ -204,12 +209,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._left = head.length
         else:
             self._framed, self._keep = False, False
+        if self._framed and self._chunks is None and len(rest) >= self._left:
+            self._part(keep=self._keep and len(rest) == self._left)
+            listener.whole(head, rest[: self._left])
+            return
         listener.head(head, more=bool(rest))
         if self._listener is None:
             return  # it has let go
-        if self._framed and not self._left and self._chunks is None:
-            self._end(keep=self._keep and not rest)
-            return
         if rest:
             self._read_body(rest)
         if self._listener is listener:
@@ -244,12 +250,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _end(self, *, keep: bool) -> None:
         """The answer is whole.  The connection goes back where nothing of this exchange is left on it."""
-        listener, self._listener = self._listener, None
+        listener = self._listener
+        self._part(keep=keep)
+        if listener is not None:
+            listener.ended()
+
+    def _part(self, *, keep: bool) -> None:
+        self._listener = None
         self.resume()
         if not (keep and self.sent_whole and not self.full and self.usable and self._on_idle(self)):
             self._drop()
-        if listener is not None:
-            listener.ended()
 
     def _fail(self, refusal: Refusal) -> None:
         listener, self._listener = self._listener, None

@@ -19,6 +19,7 @@ from authproxy.errors import ClientGone, NotAuthenticated, Refusal
 from authproxy.exchange import Exchange, Lifetime
 from authproxy.http1.chunks import LAST, chunk
 from authproxy.model import UpstreamRequest
+from authproxy.upstream import term
 from authproxy.upstream.connection import UpstreamConnection
 from authproxy.upstream.head import (
     Delivered,
@@ -29,7 +30,7 @@ from authproxy.upstream.head import (
     unreachable,
 )
 from authproxy.upstream.pool import CONNECT_SECONDS, Address, Pools, Watched
-from authproxy.upstream.term import Term
+from authproxy.upstream.term import Term, has_ended
 
 __all__ = ["Delivered", "Delivery", "ResponseFields", "deliver"]
 
@@ -75,9 +76,9 @@ class Delivery(Watched):
     """
 
     __slots__ = (
-        "_address", "_connecting", "_connection", "_done", "_exchange", "_head", "_lasting", "_over",
-        "_pool", "_pools", "_request", "_response_fields", "_sized", "_status", "_term", "_timeout", "received",
-        "sent",
+        "_address", "_clock", "_connecting", "_connection", "_done", "_exchange", "_head", "_lasting", "_lifetime",
+        "_over", "_pool", "_pools", "_request", "_response_fields", "_sized", "_spared_until", "_status", "_term",
+        "_timeout", "received", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +90,10 @@ class Delivery(Watched):
         self._pools: Final = pools
         self._pool: Final = pools.of(request.upstream)
         self._response_fields: Final = response_fields
-        self._term: Term | None = Term(lifetime, clock) if lifetime is not None else None
+        self._lifetime: Final = lifetime
+        self._clock: Final = clock
+        self._spared_until: Final = pools.now() + term.SPARED_SECONDS
+        self._term: Term | None = None  # once the answer takes its time
         self._done: Final = done
         self._timeout: Final = request.upstream.timeout
         self._sized: Final = exchange.body_length
@@ -219,7 +223,7 @@ class Delivery(Watched):
         """Pass it on, unless the identity has ended meanwhile."""
         if self._address is not None:
             self._pool.recovered(self._address)
-        if self._term is not None and self._term.over:
+        if self._has_ended():
             self._finish(_ended())
             return
         self._status = head.status
@@ -229,6 +233,32 @@ class Delivery(Watched):
         except Exception as error:
             self._status = 0
             self._finish(error)
+
+    def whole(self, head: Head, body: bytes) -> None:
+        """Pass it on in one breath."""
+        self._connection = None
+        if self._address is not None:
+            self._pool.recovered(self._address)
+        if self._has_ended():
+            self._finish(_ended())
+            return
+        try:
+            headers = self._response_fields(head)
+            self._close()
+            self._exchange.respond(head.status, headers, length=head.length, body=body)
+        except Exception as error:
+            self._close()
+            self._done(error)
+        else:
+            self.sent = len(body)
+            self._done(Delivered(head.status, self.received, len(body)))
+
+    def _has_ended(self) -> bool:
+        """Whether the identity has, and nothing of the answer may go to the client any more."""
+        lifetime = self._lifetime
+        if lifetime is None or not has_ended(lifetime, self._clock):
+            return False
+        return self._pools.now() >= self._spared_until
 
     def piece(self, piece: bytes) -> None:
         """Pass it on."""
@@ -320,7 +350,8 @@ class Delivery(Watched):
         self._lasting = True
         if self.deadline is not _NEVER:
             self._await_upstream()
-        if self._term is not None:
+        if self._lifetime is not None:
+            self._term = Term(self._lifetime, self._clock, self._spared_until)
             self._term.watch(self._break_off)
 
     def expire(self) -> None:

@@ -15,19 +15,22 @@ from authproxy.exchange import Lifetime
 SPARED_SECONDS: Final = 1.0
 
 
-class Term:
-    """The term of one response, from the beginning of its request.
+def has_ended(lifetime: Lifetime, clock: Callable[[], float]) -> bool:
+    """Whether it is over by now."""
+    ends_at = lifetime.ends_at
+    return lifetime.ended or (ends_at is not None and ends_at <= clock())
 
-    Nothing is registered before ``watch``, so that a response that comes in one piece costs nothing.
-    """
+
+class Term:
+    """The term of one response that takes its time."""
 
     __slots__ = ("_clock", "_cut", "_forget", "_lifetime", "_loop", "_spared_until", "_timer")
 
-    def __init__(self, lifetime: Lifetime, clock: Callable[[], float]) -> None:
+    def __init__(self, lifetime: Lifetime, clock: Callable[[], float], spared_until: float) -> None:
         self._lifetime: Final = lifetime
         self._clock: Final = clock
         self._loop: Final = asyncio.get_running_loop()
-        self._spared_until: Final = self._loop.time() + SPARED_SECONDS
+        self._spared_until: Final = spared_until  # by the event loop's clock
         self._cut: Callable[[], None] = _nothing
         self._forget: Callable[[], None] = _nothing
         self._timer: asyncio.TimerHandle | None = None
@@ -35,9 +38,7 @@ class Term:
     @property
     def over(self) -> bool:
         """Whether nothing of the response may go to the client any more."""
-        ends_at = self._lifetime.ends_at
-        ended = self._lifetime.ended or (ends_at is not None and ends_at <= self._clock())
-        return ended and self._loop.time() >= self._spared_until
+        return has_ended(self._lifetime, self._clock) and self._loop.time() >= self._spared_until
 
     def watch(self, cut: Callable[[], None]) -> None:
         """Call ``cut`` when the identity is ended (sign-out, revocation), also when nothing is being sent.

@@ -12,6 +12,7 @@ from typing import Any
 
 from authproxy.edge import limits
 from authproxy.edge.connections import Connections
+from authproxy.edge.departure import Departure
 from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.path import readings
 from authproxy.edge.wire import ClientConnection, State
@@ -102,7 +103,7 @@ def _front_door(pieces: Sequence[bytes]) -> tuple[Any, ...]:
         serve=lambda exchange: (Served(exchange, found), None)[1],
         unread=unread,
         ended=lambda _exchange: None,
-        closing=lambda: False,
+        departure=Departure(),
     )
     line, loop = Line(), asyncio.get_running_loop()
     connection = ClientConnection(connections)
@@ -149,6 +150,11 @@ class Heard:
         assert not self.status, "two answers to one request"
         assert 200 <= head.status <= 599
         self.status = head.status
+
+    def whole(self, head: Head, body: bytes) -> None:
+        self.head(head, more=bool(body))
+        self.piece(body)
+        self.ended()
 
     def under_way(self) -> None: ...
 

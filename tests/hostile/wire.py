@@ -150,7 +150,8 @@ class Wire:
                 assert reply.closes
         arrived, records = self.settled(mark, reply)
         assert arrived == []
-        assert self.upstream.received - mark.received == self.sentinel_bytes(), "bytes of it reached the upstream"
+        late = [bytes(one.raw[-300:]) for one in self.upstream.connections[-3:]]
+        assert self.upstream.received - mark.received == self.sentinel_bytes(), ("bytes of it reached upstream", late)
         assert [(one["status"], one.get("code")) for one in records] == [(reply.status, refusal.decode())], records
         assert b"Traceback" not in reply.body
         assert b"aiohttp" not in reply.head + reply.body

@@ -167,12 +167,11 @@ async def test_nothing_is_kept_of_a_response_that_is_through() -> None:
         assert not at.life._callbacks
 
 
-async def test_what_was_spared_and_is_through_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_spared_and_is_through_is_forgotten() -> None:
     """Its connection is not broken off later, in the middle of another answer."""
-    monkeypatch.setattr(term, "SPARED_SECONDS", 0.05)
     life, cut, wrongly = Life(), asyncio.Event(), asyncio.Event()
     life.end()
-    through, open_ = term.Term(life, time.time), term.Term(life, time.time)
+    through, open_ = (term.Term(life, time.time, asyncio.get_running_loop().time() + 0.05) for _ in range(2))
     through.watch(wrongly.set)
     through.release()
     open_.watch(cut.set)
