@@ -29,7 +29,6 @@ from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrolling import Enrolling
 from authproxy.errors import Refusal
-from authproxy.exchange import Exchange
 from authproxy.lasting import Lasting, stamps
 from authproxy.model import Answer, Identity, RequestInfo
 from authproxy.oidc.issuer import Issuer
@@ -189,7 +188,7 @@ class Graph:
         pools = await self._stack.enter_async_context(Pools())
         self.pipeline = Pipeline(
             routes=self.routes, chain=Chain([self.session, *self._machines()]), pools=pools, answers=self.answers,
-            own_cookies=mutate.OwnCookies(self.cookies.base.encode()), lifetime=self.session.lifetime,
+            own_cookies=mutate.OwnCookies(self.cookies.base.encode()), lifetime=self.live.by_id,
             audit=self.audit, metrics=self.metrics, clock=self._clock,
         )  # fmt: skip
 
@@ -270,13 +269,10 @@ class Graph:
                 return self.answers.bare(refusal, request_id)
             return self.answers.refuse(refusal, info) if info else self.answers.unread(refusal, request_id)
 
-        return Behind(pages, self._describe, is_ours, self._proxied, refused)
+        return Behind(pages, self._describe, is_ours, self.pipeline.proxy, refused)
 
     def _describe(self, raw: Raw) -> RequestInfo:
         return describe(raw, trusted=self.trusted, request_id=self._ids.take(), public_scheme=self.origins.scheme)
-
-    def _proxied(self, exchange: Exchange) -> Awaitable[None] | None:
-        return self.pipeline.proxy(exchange)
 
     def _record_refusal(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None, request_id: str) -> None:
         """A refusal before or beside the pipeline: one audit line, with its code."""

@@ -69,27 +69,37 @@ class Headers:
         return f"<Headers {len(self.lines)} lines>"  # values may be credentials
 
 
-class RequestInfo(NamedTuple):
+class RequestInfo:
     """What is true about a request, whoever sent it.  Made by ``edge.request_info`` alone.
 
     ``readings`` are the distinct ways in which a server could understand the path (raw, slashes merged, decoded,
     path parameters dropped); the first is the raw one.  Matching looks at all of them, forwarding sends the raw one.
     """
 
-    method: str
-    scheme: str  # "http" or "https", as the client spoke it to us or to the trusted proxy before us
-    host: str  # canonical: lower case, no trailing dot, no port; IPv6 without brackets
-    authority: str  # host[:port] as the client addressed it, validated and lower-cased; for building URLs
-    raw_path: str  # origin-form path exactly as received, without the query; what the upstream gets
-    readings: tuple[str, ...]
-    query: str  # without "?", exactly as received; never part of matching
-    has_query: bool  # tells "/a?" from "/a", so that the target is forwarded byte for byte
-    client: str  # address of the client after the trusted-proxy walk
-    peer: str  # address of the TCP peer
-    headers: Headers
-    request_id: str
-    http_version: tuple[int, int] = (1, 1)
-    certificate: Mapping[str, object] | None = None  # the verified client certificate, as ssl.getpeercert() gives it
+    __slots__ = (
+        "authority", "certificate", "client", "has_query", "headers", "host", "http_version", "method", "peer", "query",
+        "raw_path", "readings", "request_id", "scheme",
+    )  # fmt: skip
+
+    def __init__(
+        self, method: str, scheme: str, host: str, authority: str, raw_path: str, readings: tuple[str, ...],
+        query: str, has_query: bool, client: str, peer: str, headers: Headers, request_id: str,
+        http_version: tuple[int, int] = (1, 1), certificate: Mapping[str, object] | None = None,
+    ) -> None:  # fmt: skip
+        self.method: Final = method
+        self.scheme: Final = scheme  # "http" or "https", as the client spoke it to us or to the trusted proxy before us
+        self.host: Final = host  # canonical: lower case, no trailing dot, no port; IPv6 without brackets
+        self.authority: Final = authority  # host[:port] as the client addressed it, validated and lower-cased; for URLs
+        self.raw_path: Final = raw_path  # origin-form, exactly as received, without the query; what the upstream gets
+        self.readings: Final = readings
+        self.query: Final = query  # without "?", exactly as received; never part of matching
+        self.has_query: Final = has_query  # tells "/a?" from "/a", so that the target is forwarded byte for byte
+        self.client: Final = client  # address of the client after the trusted-proxy walk
+        self.peer: Final = peer  # address of the TCP peer
+        self.headers: Final = headers
+        self.request_id: Final = request_id
+        self.http_version: Final = http_version
+        self.certificate: Final = certificate  # verified, as ssl.getpeercert() gives it
 
     @property
     def path(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from authproxy.errors import Unavailable
-from authproxy.http1 import storing, text
+from authproxy.http1 import storing, text, upgrading
 from authproxy.model import Fields, HeaderList, Headers, Identity, Match, RequestInfo, Upstream, UpstreamRequest
 
 MOST_GROUP_BYTES: Final = 8192
@@ -23,7 +23,6 @@ MOST_GROUP_BYTES: Final = 8192
 _SEPARATORS: Final = bytes.maketrans(b"_.", b"--")
 _REPEATED: Final = re.compile(rb"-{2,}")
 _HARMLESS: Final = re.compile(r"[!-$&-~](?:[ -$&-~]*[!-$&-~])?")  # visible ASCII without "%", blanks inside only
-_TOKEN: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:/[A-Za-z0-9!#$%&'*+.^_`|~-]+)?")
 
 _HOP_BY_HOP: Final = frozenset(  # RFC 9110 section 7.6.1, and framing, which each wire makes itself
     b"connection content-length http2-settings keep-alive te trailer transfer-encoding upgrade".split()
@@ -41,7 +40,6 @@ _NEVER_UP_FAMILIES: Final = (
 )  # fmt: skip
 _NEVER_DOWN: Final = _HOP_BY_HOP | {b"x-request-id"}
 _NEVER_DOWN_FAMILIES: Final = (b"authproxy-", b"proxy-", b"x-auth-request-", b"x-authproxy-")
-_OTHER_HTTP: Final = (b"h2", b"h2c")
 
 
 class _Fate(Enum):
@@ -92,7 +90,9 @@ def upstream_request(
         known.before, *(_fewer_forwards(info) if known.counted else ()), known.between, info.request_id.encode(),
         b"\r\n", _identity_fields(identity, upstream) if known.identified is None else known.identified,
     ))  # fmt: skip
-    return UpstreamRequest(info.method, info.target, fields, upstream, _upgrade(info) if known.upgrading else "")
+    return UpstreamRequest(
+        info.method, info.target, fields, upstream, upgrading.protocol(info) if known.upgrading else ""
+    )
 
 
 class _Standing(NamedTuple):
@@ -373,30 +373,6 @@ def _secret(upstream: Upstream) -> str:
 def _bearer(token: str) -> bytes | None:
     # A token is visible ASCII (RFC 6750 section 2.1); anything else would be a header of somebody's making.
     return b"Bearer " + token.encode() if token.isascii() and token.isprintable() and token else None
-
-
-def _upgrade(info: RequestInfo) -> str:
-    """The one protocol that the client asks to switch to (RFC 9110 section 7.8), or "" when we do not take part.
-
-    Other versions of HTTP, and TLS (RFC 2817), are no tunnels: inside them requests would pass unjudged.
-    """
-    offered = info.headers.all(b"upgrade")
-    if not offered:
-        return ""
-    if len(offered) != 1 or info.http_version != (1, 1) or not _asks_to_upgrade(info.headers):
-        return ""
-    protocol = offered[0].strip(b" \t")
-    folded = protocol.lower()
-    if not _TOKEN.fullmatch(protocol) or folded in _OTHER_HTTP or folded.startswith((b"http/", b"tls/")):
-        return ""
-    if info.method != "GET" and not (info.method == "POST" and folded.startswith(b"spdy/")):
-        return ""
-    return "websocket" if folded == b"websocket" else protocol.decode()
-
-
-def _asks_to_upgrade(headers: Headers) -> bool:
-    tokens = b",".join(headers.all(b"connection")).lower().split(b",")
-    return any(token.strip(b" \t") == b"upgrade" for token in tokens)
 
 
 def _returned(headers: Headers, own: OwnCookies) -> Iterator[tuple[bytes, bytes]]:

@@ -42,12 +42,15 @@ class _Until(NamedTuple):
         return lambda: None
 
 
-class Permit(NamedTuple):
+class Permit:
     """Yes: which app, who, and why."""
 
-    match: Match
-    proved: Proved
-    decision: Decision
+    __slots__ = ("decision", "match", "proved")
+
+    def __init__(self, match: Match, proved: Proved, decision: Decision) -> None:
+        self.match: Final = match
+        self.proved: Final = proved
+        self.decision: Final = decision
 
 
 class Pipeline:

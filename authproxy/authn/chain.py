@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from authproxy.errors import BadRequest, NotAuthenticated
 from authproxy.model import ANONYMOUS, Identity, Kind, Match, RequestInfo
 
 
-class Proved(NamedTuple):
+class Proved:
     """Who the caller is, and what the answer must give the browser to carry from now on."""
 
-    identity: Identity
-    set_cookies: tuple[str, ...] = ()
-    presented: bool = True  # a credential was judged, so that it must not travel on
+    __slots__ = ("identity", "presented", "set_cookies")
+
+    def __init__(self, identity: Identity, set_cookies: tuple[str, ...] = (), presented: bool = True) -> None:
+        self.identity: Final = identity
+        self.set_cookies: Final = set_cookies
+        self.presented: Final = presented  # a credential was judged, so that it must not travel on
 
 
 class Judging(ABC):
@@ -78,15 +81,22 @@ class Chain(Judging):
         if match.route.policy.anonymous:
             return Proved(ANONYMOUS, presented=False)
         accepted = self._by_accept.get(match.route.accept) or self._accepted(match.route.accept)
-        present = [one for one in accepted if one.presented(info)]
-        if not present:
+        found = None
+        for one in accepted:
+            if one.presented(info):
+                if found is not None:
+                    return _only(accepted, info).judge(info, match)
+                found = one
+        if found is None:
             raise NotAuthenticated(
                 "not_signed_in", "You are not signed in.", reason="no credential that the route accepts"
             )
-        return (present[0] if len(present) == 1 else _only(present, info)).judge(info, match)
+        return found.judge(info, match)
 
 
-def _only(present: list[Authenticator], info: RequestInfo) -> Authenticator:
+def _only(accepted: Iterable[Authenticator], info: RequestInfo) -> Authenticator:
+    """The one of several that are presented which does not yield to the others."""
+    present = [one for one in accepted if one.presented(info)]
     left = [one for one in present if not (isinstance(one, Yielding) and one.yields(info))] or present
     if len(left) > 1:
         kinds = " and ".join(one.kind for one in left)

@@ -32,13 +32,14 @@ class Reply:
     """The answering half of an exchange.  ``sent`` counts octets of the body, ``status`` is 0 before the head."""
 
     __slots__ = (
-        "_bodiless", "_chunked", "_finished", "_keep_alive", "_left", "_unsent", "body_done", "connection", "head",
-        "sent", "status", "suspect",
+        "_bodiless", "_chunked", "_counterpart", "_finished", "_keep_alive", "_left", "_unsent", "body_done",
+        "connection", "head", "sent", "status", "suspect",
     )  # fmt: skip
 
     def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
         self.connection: Final = connection
         self.head: Final = head
+        self._counterpart: Counterpart | None = None
         self.status = 0
         self.sent = 0
         self.suspect = True  # until the request made sense: what follows on the connection is not believed either
@@ -127,6 +128,7 @@ class Reply:
 
     def _over(self) -> None:
         self._finished = True
+        self._counterpart = None  # which knows this exchange: nothing may wait here for a garbage collection
         self.connection.answered(keep_alive=self._keep_alive)
 
     def _start(self, status: int, headers: HeaderList | Fields, length: int | None) -> bytes:
@@ -175,7 +177,7 @@ class ClientExchange(Reply):
     """``model.Exchange``.  ``received`` counts octets of the request body that somebody took."""
 
     __slots__ = (
-        "_counterpart", "_failure", "_held", "_held_octets", "_taken", "info", "received", "room_of", "task",
+        "_failure", "_held", "_held_octets", "_taken", "info", "received", "room_of", "task",
         "tunnelled",
     )  # fmt: skip
 
@@ -187,7 +189,6 @@ class ClientExchange(Reply):
         self.task: asyncio.Task[None] | None = None  # whoever serves it, where that takes waiting
         self.room_of: object = None  # what the door counts it with
         self.tunnelled: ClientTunnel | None = None
-        self._counterpart: Counterpart | None = None
         self._failure: Exception | None = None
         self._held: list[bytes] = []
         self._held_octets = 0
@@ -207,10 +208,6 @@ class ClientExchange(Reply):
     def attached(self) -> bool:
         """Whether somebody minds the client."""
         return self._counterpart is not None
-
-    def _over(self) -> None:
-        self._counterpart = None  # which knows this exchange: nothing may wait here for a garbage collection
-        super()._over()
 
     # The body
 

@@ -21,16 +21,22 @@ class Malformed(ValueError):
     """Not HTTP/1.1 as RFC 9112 says it.  The message is ours and quotes nothing."""
 
 
-class RequestHead(NamedTuple):
+class RequestHead:
     """A request line and its header lines, exactly as they came but for blanks around values."""
 
-    method: str
-    target: bytes
-    version: tuple[int, int]
-    headers: Headers
-    keep_alive: bool  # by version and Connection (RFC 9112 section 9.3)
-    upgrade: bool  # another protocol is asked for (RFC 9110 section 7.8), also by CONNECT
-    length: int | None = 0  # octets of the body, None for a chunked one (RFC 9112 section 6.3)
+    __slots__ = ("headers", "keep_alive", "length", "method", "target", "upgrade", "version")
+
+    def __init__(
+        self, method: str, target: bytes, version: tuple[int, int], headers: Headers, keep_alive: bool, upgrade: bool,
+        length: int | None = 0,
+    ) -> None:  # fmt: skip
+        self.method: Final = method
+        self.target: Final = target
+        self.version: Final = version
+        self.headers: Final = headers
+        self.keep_alive: Final = keep_alive  # by version and Connection (RFC 9112 section 9.3)
+        self.upgrade: Final = upgrade  # another protocol is asked for (RFC 9110 section 7.8), also by CONNECT
+        self.length: Final = length  # octets of the body, None for a chunked one (RFC 9112 section 6.3)
 
 
 class ResponseHead(NamedTuple):

@@ -38,7 +38,7 @@ def _parsed(block: bytes) -> Head | None:
         if version != (1, 1):  # RFC 9110 section 7.8: HTTP/1.0 knows no Upgrade
             raise bad_response("101 in HTTP/1.0")
         judged(200, version, headers)
-        return Head(101, headers, None, chunked=False, facts={})
+        return Head(101, headers, None, chunked=False)
     return None if 100 <= status < 200 else judged(status, version, headers)
 
 

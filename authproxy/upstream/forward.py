@@ -168,7 +168,8 @@ class Delivery(Watched):
         if self._sized == 0:
             connection.sent_whole = True
             self._await_upstream()
-        self._exchange.take_body()
+        else:
+            self._exchange.take_body()
 
     # The request body (model.Counterpart)
 
@@ -255,10 +256,9 @@ class Delivery(Watched):
 
     def _has_ended(self) -> bool:
         """Whether the identity has, and nothing of the answer may go to the client any more."""
-        lifetime = self._lifetime
-        if lifetime is None or not has_ended(lifetime, self._clock):
+        if self._lifetime is None or self._pools.now() < self._spared_until:
             return False
-        return self._pools.now() >= self._spared_until
+        return has_ended(self._lifetime, self._clock)
 
     def piece(self, piece: bytes) -> None:
         """Pass it on."""

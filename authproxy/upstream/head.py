@@ -34,14 +34,20 @@ class Delivered(NamedTuple):
     complete: bool = True
 
 
-class Head(NamedTuple):
-    """A response head that makes sense.  ``length`` is the Content-Length, None without one."""
+class Head:
+    """A response head that makes sense.  ``length`` is the Content-Length, None without one.
 
-    status: int
-    headers: HeaderList
-    length: int | None
-    chunked: bool
-    facts: dict[object, Any]  # what was found out from it, as in ``model.Headers``
+    ``facts`` is what was found out from it, as in ``model.Headers``.
+    """
+
+    __slots__ = ("chunked", "facts", "headers", "length", "status")
+
+    def __init__(self, status: int, headers: HeaderList, length: int | None, chunked: bool) -> None:
+        self.status: Final = status
+        self.headers: Final = headers
+        self.length: Final = length
+        self.chunked: Final = chunked
+        self.facts: Final[dict[object, Any]] = {}
 
 
 def judged(status: int, version: tuple[int, int], lines: HeaderList) -> Head:
@@ -57,7 +63,7 @@ def judged(status: int, version: tuple[int, int], lines: HeaderList) -> Head:
     length = _length(lines)
     if chunked and length is not None:  # RFC 9112 section 6.3: the mark of response splitting
         raise bad_response("Transfer-Encoding and Content-Length")
-    return Head(status, lines, length, chunked, {})
+    return Head(status, lines, length, chunked)
 
 
 def _chunked(lines: HeaderList, version: tuple[int, int]) -> bool:

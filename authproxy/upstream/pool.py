@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -98,7 +99,7 @@ class Pool:
         name = (self.server_name or address.host) if address.secure else None
 
         def made() -> UpstreamConnection:
-            return UpstreamConnection(lambda one: self._given_back(address, one), self._open.discard)
+            return UpstreamConnection(partial(self._given_back, address), self._open.discard)
 
         if not address.port:
             _, connection = await loop.create_unix_connection(made, address.host)

@@ -21,7 +21,7 @@ from authproxy.mutate import (
     response_headers,
     upstream_request,
 )
-from tests.unit.values import info, match, person, values_of
+from tests.unit.values import changed, info, match, person, values_of
 
 OWN = OwnCookies(b"authproxy")
 Line = tuple[str, str]
@@ -610,7 +610,7 @@ def test_an_answer_always_carries_what_is_ours(lines: list[Line]) -> None:
 def replaced(headers: Headers, mode: Any, who: Identity) -> UpstreamRequest:
     """What the upstream receives of a request with these very headers, in this mode of ``authorization``."""
     upstream = Upstream(urls=("http://inside.example:8080",), authorization=mode)
-    asked = info("/")._replace(headers=headers)
+    asked = changed(info("/"), headers=headers)
     return upstream_request(asked, match(upstream=upstream), who, own_cookies=OWN, strip_authorization=False)
 
 

@@ -27,6 +27,16 @@ def info(target: str = "/", *lines: tuple[str, str], trusted: TrustedProxies = N
     return describe(raw(target, *lines, **changed), trusted=trusted, request_id="fresh", public_scheme="https")
 
 
+def told(info: RequestInfo) -> dict[str, Any]:
+    """Every field of ``info``."""
+    return {name: getattr(info, name) for name in RequestInfo.__slots__}
+
+
+def changed(info: RequestInfo, **fields: Any) -> RequestInfo:
+    """``info`` with other ``fields``."""
+    return RequestInfo(**told(info) | fields)
+
+
 def app(name: str = "app", *paths: str, host: str | None = "app.example.com", path: str = "/", **changed: Any) -> App:
     """An app with a route for each of ``paths``, open to staff."""
     routes = tuple(Route(f"apps.{name}.routes[{at}]", one, STAFF) for at, one in enumerate(paths or ("/",)))

@@ -25,7 +25,7 @@ def info(
 ) -> RequestInfo:
     """A request to app.example.com with the id request-1."""
     target = f"{path}?{query}" if query else path
-    return values.info(target, *(headers or {}).items(), method=method)._replace(request_id="request-1")
+    return values.changed(values.info(target, *(headers or {}).items(), method=method), request_id="request-1")
 
 
 def headers(answer: Answer) -> dict[str, str]:

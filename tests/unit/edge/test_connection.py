@@ -139,7 +139,7 @@ async def test_page_body_too_large() -> None:
     async with House() as house, house.client() as client:
         await client.send(
             b"POST /oauth2/form HTTP/1.1\r\n" + HOST + b"Content-Type: application/x-www-form-urlencoded\r\n"
-            b"Content-Length: 2000000\r\n\r\na=" + b"x" * 1999998
+            b"Content-Length: 2000000\r\n\r\na=" + b"x" * 1099998
         )
         reply = await client.reply()
     assert (reply.status, reply.get(b"authproxy-refusal")) == (413, b"body_too_large")

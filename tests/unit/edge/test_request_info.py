@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from authproxy.edge.request_info import Raw, Source, TrustedProxies, accepted_request_id, describe, described
 from authproxy.errors import BadRequest, Forbidden, MethodNotAllowed, Refusal, VersionNotSupported
 from authproxy.model import Headers, RequestInfo
-from tests.unit.values import info, raw
+from tests.unit.values import info, raw, told
 
 PROXIES = TrustedProxies([ip_network("10.0.0.0/8")])
 
@@ -32,22 +32,22 @@ def refused(*given: Any, **changed: Any) -> str:
 def test_every_field_says_what_came() -> None:
     """A plain request, field by field."""
     found = info("/a/b?x=1", ("Accept", "*/*"), host="App.Example.com:8443", tls=True, certificate={"subject": ()})
-    assert found == RequestInfo(
-        method="GET",
-        scheme="https",
-        host="app.example.com",
-        authority="app.example.com:8443",
-        raw_path="/a/b",
-        readings=("/a/b",),
-        query="x=1",
-        has_query=True,
-        client="192.0.2.7",
-        peer="192.0.2.7",
-        headers=found.headers,
-        request_id="fresh",
-        http_version=(1, 1),
-        certificate={"subject": ()},
-    )
+    assert told(found) == {
+        "method": "GET",
+        "scheme": "https",
+        "host": "app.example.com",
+        "authority": "app.example.com:8443",
+        "raw_path": "/a/b",
+        "readings": ("/a/b",),
+        "query": "x=1",
+        "has_query": True,
+        "client": "192.0.2.7",
+        "peer": "192.0.2.7",
+        "headers": found.headers,
+        "request_id": "fresh",
+        "http_version": (1, 1),
+        "certificate": {"subject": ()},
+    }
     assert found.headers.get(b"accept") == b"*/*"
     assert found.target == "/a/b?x=1"
 
