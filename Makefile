@@ -11,7 +11,7 @@ BIN := .venv/bin
 PURE := authproxy/model.py authproxy/errors.py authproxy/routing.py authproxy/authz.py authproxy/mutate.py \
 	authproxy/edge/request_info.py authproxy/edge/origin.py authproxy/edge/path.py authproxy/edge/host.py \
 	authproxy/edge/hops.py authproxy/http1/chunks.py authproxy/http1/heads.py \
-	authproxy/http1/storing.py
+	authproxy/http1/storing.py authproxy/http1/upgrading.py
 
 comma := ,
 empty :=

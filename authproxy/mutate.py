@@ -90,9 +90,8 @@ def upstream_request(
         known.before, *(_fewer_forwards(info) if known.counted else ()), known.between, info.request_id.encode(),
         b"\r\n", _identity_fields(identity, upstream) if known.identified is None else known.identified,
     ))  # fmt: skip
-    return UpstreamRequest(
-        info.method, info.target, fields, upstream, upgrading.protocol(info) if known.upgrading else ""
-    )
+    upgrade = upgrading.protocol(info) if known.upgrades else ""
+    return UpstreamRequest(info.method, info.target, fields, upstream, upgrade)
 
 
 class _Standing(NamedTuple):
@@ -107,7 +106,7 @@ class _Standing(NamedTuple):
     counted: bool
     between: bytes  # the id of the request follows
     identified: bytes | None  # None: to be asked for again
-    upgrading: bool
+    upgrades: bool
 
 
 _STANDING: Final = object()
@@ -124,7 +123,7 @@ def _standing(
         before=b"Host: %b\r\n%b" % (_host(info, upstream), kept), counted=_MAX_FORWARDS in info.headers,
         between=text.fields(tuple(_forwarding(*addressed))) + b"X-Request-Id: ",
         identified=_identity_fields(identity, upstream) if upstream.authorization != "bearer" else None,
-        upgrading=b"upgrade" in info.headers,
+        upgrades=b"upgrade" in info.headers,
     )  # fmt: skip
 
 

@@ -99,6 +99,7 @@ PURE: Final = frozenset(
         "http1.chunks",
         "http1.heads",
         "http1.storing",
+        "http1.upgrading",
         "edge.hops",
         "kube.kubeconfig",
     }

@@ -17,8 +17,6 @@ def protocol(info: RequestInfo) -> str:
     Other versions of HTTP, and TLS (RFC 2817), are no tunnels: inside them requests would pass unjudged.
     """
     offered = info.headers.all(b"upgrade")
-    if not offered:
-        return ""
     if len(offered) != 1 or info.http_version != (1, 1) or not _asks_to_upgrade(info.headers):
         return ""
     offer = offered[0].strip(b" \t")

@@ -645,6 +645,33 @@ def test_the_same_headers_serve_several_routes() -> None:
         assert (b"X-A", b"1") in request.headers
 
 
+def test_what_stands_is_not_used_for_another() -> None:
+    """Whatever else than the target is different, the same lines come to what they come to when they are new."""
+    lines = ((b"Authorization", b"Bearer theirs"), (b"Cookie", b"authproxy=x; other=y; app=z"), (b"X-A", b"1"))
+    kept, plain = Headers(lines), match()
+    other = match(upstream=Upstream(urls=("http://other.example",), preserve_host=False))
+    who, own = person(), OwnCookies(b"other")
+    ways = [
+        (changed(info("/"), **change), target, identity, cookies, strip)
+        for change in (
+            {"query": ""}, {"client": "192.0.2.9"}, {"scheme": "http"}, {"authority": "b.example"}, {"request_id": "r2"}
+        )
+        for target in (plain, other) for identity in (who, person(user="bob")) for cookies in (OWN, own)
+        for strip in (True, False)
+    ]  # fmt: skip
+    seen = set()
+    for asked, target, identity, cookies, strip in ways * 2:
+        said = [
+            upstream_request(
+                changed(asked, headers=headers), target, identity, own_cookies=cookies, strip_authorization=strip
+            ).fields
+            for headers in (Headers(lines), kept, kept)
+        ]
+        assert said == said[:1] * 3
+        seen.add(said[0])
+    assert len(seen) == len(ways)
+
+
 def test_the_same_person_at_several_upstreams() -> None:
     """What is kept with an identity for one mode is not used for another."""
     who = person(id_token="id", access_token="access")
