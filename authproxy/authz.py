@@ -6,13 +6,13 @@ safe to show.  Whatever no rule allows is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from authproxy.edge.hops import address
 from authproxy.edge.path import pattern
-from authproxy.model import Decision, Identity, Match, Network, Policy, RequestInfo, Rule
+from authproxy.model import Aspect, Decision, Identity, Match, Network, Policy, RequestInfo, Rule
 from authproxy.settings.schema import PolicyShape, RuleShape, Settings
 
 _LONGEST_REASON: Final = 500  # characters
@@ -32,10 +32,19 @@ def compile_policies(settings: Settings) -> dict[str, Policy]:
 def _policy(name: str, shape: PolicyShape) -> Policy:
     rules = enumerate(shape.any or ())
     compiled = tuple(_rule(f"policies.{name}.any[{number}]", rule) for number, rule in rules if _can_hold(rule))
-    by_caller = not any(
-        rule.clusters or rule.networks or rule.methods or rule.paths or rule.cluster_own for rule in compiled
-    )
-    return Policy(name=name, anonymous=shape.anonymous is True, rules=compiled, by_caller=by_caller)
+    reads = frozenset(aspect for rule in compiled for aspect in _read(rule))
+    return Policy(name=name, anonymous=shape.anonymous is True, rules=compiled, reads=reads)
+
+
+def _read(rule: Rule) -> Iterator[Aspect]:
+    if rule.networks:
+        yield "client"
+    if rule.methods:
+        yield "method"
+    if rule.paths:
+        yield "path"
+    if rule.clusters or rule.cluster_own:
+        yield "cluster"
 
 
 def _can_hold(shape: RuleShape) -> bool:
@@ -88,15 +97,22 @@ def decide(info: RequestInfo, match: Match, identity: Identity) -> Decision:
         return Decision(False, f"policy {policy.name} asks for a credential")
     if identity.clusters is not None and match.cluster not in identity.clusters:
         return Decision(False, _bounded(_wall(match.cluster, identity.clusters)))
-    if not policy.by_caller:
-        return _by_rules(policy, _Asked(info, match, identity))
-    facts = identity.facts  # judged once for each identity, which never changes
+    facts = identity.facts
     if facts is None:
         facts = identity.facts = {}
-    known: tuple[Policy, Decision] | None = facts.get(id(policy))
-    if known is None or known[0] is not policy:
-        known = facts[id(policy)] = policy, _by_rules(policy, _Asked(info, match, identity))
-    return known[1]
+    about = _about(policy.reads, info, match) if policy.reads else None
+    known: tuple[Policy, object, Decision] | None = facts.get(id(policy))
+    if known is None or known[0] is not policy or known[1] != about:  # the same question has the same answer
+        known = facts[id(policy)] = policy, about, _by_rules(policy, _Asked(info, match, identity))
+    return known[2]
+
+
+def _about(reads: frozenset[Aspect], info: RequestInfo, match: Match) -> tuple[object, ...]:
+    """All that the rules look at, beside who asks."""
+    return (
+        info.client if "client" in reads else None, info.method if "method" in reads else None,
+        info.readings if "path" in reads else None, match.cluster if "cluster" in reads else None,
+    )  # fmt: skip
 
 
 def _wall(cluster: str | None, bound: frozenset[str]) -> str:

@@ -133,6 +133,12 @@ class Rule:
     cluster_own: bool = False  # the credential was issued for the very cluster that the path names
 
 
+Aspect = Literal["client", "method", "path", "cluster"]
+"""What a rule may look at beside who asks."""
+
+ASPECTS: Final[frozenset[Aspect]] = frozenset({"client", "method", "path", "cluster"})
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A named list of rules; any rule suffices.  ``anonymous`` asks for no credential at all."""
@@ -140,7 +146,7 @@ class Policy:
     name: str
     anonymous: bool = False
     rules: tuple[Rule, ...] = ()
-    by_caller: bool = False  # who asks decides alone: no rule looks at the request
+    reads: frozenset[Aspect] = ASPECTS  # what its rules look at beside who asks
 
 
 @dataclass(frozen=True, slots=True)

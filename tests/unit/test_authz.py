@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from authproxy import authz
 from authproxy.authz import compile_policies, decide
-from authproxy.model import ANONYMOUS, Decision, Identity, Match, Policy, RequestInfo, Rule
+from authproxy.model import ANONYMOUS, ASPECTS, Decision, Identity, Match, Policy, RequestInfo, Rule
 from authproxy.settings.schema import Settings
 from tests.unit.values import PUBLIC, STAFF, info, match, person
 
@@ -225,6 +225,31 @@ def test_signed_in_is_anybody_with_a_name() -> None:
     assert judged({"authenticated": True}).reason == f"rule {HERE}: signed in"
 
 
+LOOKING: dict[str, dict[str, Any]] = {
+    "networks": {"networks": ["10.0.0.0/8"]}, "methods": {"methods": ["GET"]}, "paths": {"paths": ["/a/"]},
+    "clusters": {"clusters": ["east"]}, "own": {"cluster": "own"}, "who": {"groups": ["staff"]},
+    "all": {"networks": ["10.0.0.0/8"], "methods": ["GET"], "paths": ["/a/"], "clusters": ["east"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", LOOKING)
+def test_what_was_decided_before_decides_nothing_else(rule: str) -> None:
+    """Whoever has asked for anything else before is answered as somebody who never asked, and the same again."""
+    policy = compiled(p={"any": [LOOKING[rule] | {"authenticated": True}]})["p"]
+    asked = [
+        (info(target, method=method, peer=peer), match(policy, {"cluster": cluster}))
+        for target in ("/a/x", "/b") for method in ("GET", "POST") for peer in ("10.1.1.1", "192.0.2.1")
+        for cluster in ("east", "west")
+    ]  # fmt: skip
+    who = {"clusters": frozenset({"east"})} if rule == "own" else {}
+    one, seen = person(**who), set()
+    for what in [*asked, *asked[::-1], *(each for each in asked for _ in range(2))]:
+        found = decide(*what, one)
+        assert found == decide(*what, person(**who))
+        seen.add(found.allowed)
+    assert seen == ({True} if rule == "who" else {True, False})
+
+
 # -- compiling the settings
 
 
@@ -249,9 +274,9 @@ def test_policies_are_compiled_with_their_places() -> None:
         "cluster": "own",
     }
     found = compiled(public={"anonymous": True}, full={"any": [rule, {"groups": ["h"]}]}, none={"any": []})
-    assert found["public"] == Policy("public", anonymous=True, by_caller=True)
-    assert found["none"] == Policy("none", by_caller=True)
-    assert not found["full"].by_caller
+    assert found["public"] == Policy("public", anonymous=True, reads=frozenset())
+    assert found["none"] == Policy("none", reads=frozenset())
+    assert found["full"].reads == ASPECTS
     assert found["full"].rules == (
         Rule(
             where="policies.full.any[0]",
