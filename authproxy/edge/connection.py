@@ -184,7 +184,7 @@ class FrontDoor:
         """Describe the request and lead it to where it belongs."""
         rooms = exchange.room_of = self._rooms
         rooms.inside.add(exchange)
-        behind, raw = rooms.behind, _raw(exchange)
+        behind, raw = rooms.behind, exchange.connection.raw_of(exchange.head)
         try:
             _check_wire(raw)
             info = exchange.info = behind.describe(raw)
@@ -267,11 +267,6 @@ def _word(behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw |
     except Exception:
         _log.exception("a refusal (%s) could not be worded", refusal.code)
         return _BROKEN
-
-
-def _raw(exchange: ClientExchange) -> Raw:
-    head, peer = exchange.head, exchange.connection.peer
-    return Raw(head.method, head.target, head.headers, peer.address, peer.tls, head.version, peer.certificate)
 
 
 def _check_wire(raw: Raw) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _HELD: Final = 64 * 1024  # octets of a body that are kept until somebody takes it
 _CLOSE: Final = b"Connection: close\r\n"
+_BODILESS: Final = frozenset({204, 304})
 
 
 class Reply:
@@ -137,40 +138,33 @@ class Reply:
         if self.connection.gone:
             raise ClientGone("the client closed the connection")
         self.status = status
-        self._bodiless = self.head.method == "HEAD" or status in (204, 304) or status < 200
-        framing = self._framing(status, length)
+        head = self.head
         # Unread octets of a request body, and whatever follows a declined Upgrade, must never become a request.
         self._keep_alive = (
-            self._keep_alive
-            and not self.suspect
+            head.keep_alive
             and self.body_done
-            and self.head.keep_alive
-            and not self.head.upgrade
-            and not self.connection.connections.closing
+            and not (self.suspect or head.upgrade or self.connection.connections.closing)
         )
-        return text.response_head(status, headers, framing + self._persistence())
-
-    def _framing(self, status: int, length: int | None) -> bytes:
-        self._keep_alive = True
+        self._bodiless = head.method == "HEAD" or status in _BODILESS or status < 200
         if self._bodiless:
-            return b"" if length is None or status == 204 or status < 200 else _sized(length)
-        if length is not None:
+            framing = b"" if length is None or status == 204 or status < 200 else b"Content-Length: %d\r\n" % length
+        elif length is not None:
             self._left = length
-            return _sized(length)
+            framing = b"Content-Length: %d\r\n" % length
+        else:
+            framing = self._unsized()
+        if not self._keep_alive:
+            framing += _CLOSE
+        elif head.version != (1, 1):
+            framing += b"Connection: keep-alive\r\n"
+        return text.response_head(status, headers, framing)
+
+    def _unsized(self) -> bytes:
         if self.head.version >= (1, 1):
             self._chunked = True
             return b"Transfer-Encoding: chunked\r\n"
         self._keep_alive = False  # HTTP/1.0 knows the end of such a body by the close alone
         return b""
-
-    def _persistence(self) -> bytes:
-        if not self._keep_alive:
-            return _CLOSE
-        return b"" if self.head.version >= (1, 1) else b"Connection: keep-alive\r\n"
-
-
-def _sized(length: int) -> bytes:
-    return b"Content-Length: %d\r\n" % length
 
 
 class ClientExchange(Reply):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from authproxy.edge import limits
 from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.inbox import Inbox
+from authproxy.edge.request_info import Raw
 from authproxy.edge.tap import Tap
 from authproxy.errors import BadRequest, ClientGone, Refusal
 from authproxy.http1.chunks import Chunks
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from authproxy.edge.connections import Connections
 
 _NEVER: Final = float("inf")
+_NOTHING: Final = RequestHead("", b"", (1, 1), Headers(), keep_alive=False, upgrade=False)
+_UNSEEN: Final = Raw("", b"", Headers(), "", tls=False)
 _AHEAD: Final = 1  # a reason not to read: enough waits here already
 _BODY: Final = 2  # another, in a bit of its own: whoever takes the body asked for a pause
 
@@ -51,7 +54,7 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_chunks", "_holds", "_inbox", "_inside", "_left", "_room", "_swallowed",
+        "_chunks", "_head", "_holds", "_inbox", "_inside", "_left", "_raw", "_room", "_swallowed",
         "connections", "deadline", "exchange", "full", "gone", "peer", "state", "tap", "transport",
     )  # fmt: skip
 
@@ -63,6 +66,8 @@ class ClientConnection(asyncio.Protocol):
         self._left = 0  # octets that a body of known length still lacks
         self._chunks: Chunks | None = None
         self._room: asyncio.Future[None] | None = None
+        self._head = _NOTHING
+        self._raw = _UNSEEN
         self._swallowed = 0
         self.state = State.HEAD
         self.transport: asyncio.Transport | None = None
@@ -199,9 +204,18 @@ class ClientConnection(asyncio.Protocol):
         """Nothing on this connection can be believed any more."""
         self._inbox.take()
         self.state, self.deadline = State.WAITING, _NEVER
-        head = RequestHead("", b"", (1, 1), Headers(), keep_alive=False, upgrade=False)
-        exchange = self.exchange = ClientExchange(self, head)
+        exchange = self.exchange = ClientExchange(self, _NOTHING)
         self.connections.unread(exchange, refusal)
+
+    def raw_of(self, head: RequestHead) -> Raw:
+        """A head with what is known of its connection."""
+        if head is not self._head:
+            peer = self.peer
+            self._head = head
+            self._raw = Raw(
+                head.method, head.target, head.headers, peer.address, peer.tls, head.version, peer.certificate
+            )
+        return self._raw
 
     # Bodies
 

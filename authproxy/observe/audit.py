@@ -18,6 +18,8 @@ from authproxy.model import RequestInfo
 
 _MAX: Final = 256  # characters of a text
 _SHORTEST: Final = 16
+_MILLISECONDS: Final = [f"{number:03d}" for number in range(1000)]
+_TENTHS: Final = [f"{number / 10}" for number in range(10_000)]  # a second of them, in milliseconds
 _WHOLE: Final = 4096  # octets that POSIX has written to a pipe at once (PIPE_BUF)
 
 
@@ -66,9 +68,9 @@ class Audit:
         if not self._waiting:
             self._soon()
         self._waiting.append(
-            f'{{"time":"{self._said}.{int((now - second) * 1000):03d}Z","event":"exchange"'
+            f'{{"time":"{self._said}.{_MILLISECONDS[int((now - second) * 1000)]}Z","event":"exchange"'
             f',"request_id":"{info.request_id}","client":"{info.client}","method":"{info.method}","host":"{info.host}"'
-            f',"path":{_text(info.raw_path[:_MAX])}{told},"status":{status},"ms":{round(seconds * 1000, 1)}}}\n'
+            f',"path":{_text(info.raw_path[:_MAX])}{told},"status":{status},"ms":{_milliseconds(seconds)}}}\n'
         )
 
     def _soon(self) -> None:
@@ -98,7 +100,7 @@ class Audit:
         second = int(now)
         if second != self._second:
             self._begin(second)
-        return f"{self._said}.{int((now - second) * 1000):03d}Z"
+        return f"{self._said}.{_MILLISECONDS[int((now - second) * 1000)]}Z"
 
     def _begin(self, second: int) -> None:
         self._second, self._said = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -108,6 +110,11 @@ class Audit:
         self.write_out()
         if self._stream is not sys.stdout:
             self._stream.close()
+
+
+def _milliseconds(seconds: float) -> str:
+    tenths = round(seconds * 10_000)
+    return _TENTHS[tenths] if tenths < 10_000 else f"{tenths / 10}"
 
 
 def told(**fields: str) -> str:

@@ -21,13 +21,14 @@ BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.
 class _Exchanges(Collector):
     """Exchanges by app and status, and how long they took: plain numbers, which cost a request next to nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: Callable[[str], None]) -> None:
+        self._refused: Final = refused
         self._counts: Final[dict[tuple[str, int], int]] = {}
         self._times: Final[dict[str, list[int]]] = {}  # for each app: how many fell into each bucket
         self._sums: Final[dict[str, float]] = {}
 
-    def count(self, app: str, status: int, seconds: float) -> None:
-        """One more."""
+    def count(self, app: str, status: int, seconds: float, code: str) -> None:
+        """Count one exchange, and the refusal that it ended in."""
         key = (app, status)
         self._counts[key] = self._counts.get(key, 0) + 1
         times = self._times.get(app)
@@ -35,18 +36,20 @@ class _Exchanges(Collector):
             times, self._sums[app] = self._times.setdefault(app, [0] * (len(BUCKETS) + 1)), 0.0
         times[bisect_left(BUCKETS, seconds)] += 1
         self._sums[app] += seconds
+        if code:
+            self._refused(code)
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus reads."""
         exchanges = CounterMetricFamily("authproxy_exchanges", "Exchanges by app and status.", labels=["app", "status"])
         for (app, status), number in list(self._counts.items()):
-            exchanges.add_metric([app, str(status)], number)
+            exchanges.add_metric([app or "-", str(status)], number)
         yield exchanges
         seconds = HistogramMetricFamily(
             "authproxy_exchange_seconds", "Seconds from request head to end of response.", labels=["app"]
         )
         for app, times in list(self._times.items()):
-            seconds.add_metric([app], list(zip(_BOUNDS, accumulate(times), strict=True)), self._sums[app])
+            seconds.add_metric([app or "-"], list(zip(_BOUNDS, accumulate(times), strict=True)), self._sums[app])
         yield seconds
 
 
@@ -58,9 +61,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry: Final = CollectorRegistry()
-        self._exchanges: Final = _Exchanges()
-        self._registry.register(self._exchanges)
-        self._refusals: Final = Counter("authproxy_refusals", "Refusals by code.", ["code"], registry=self._registry)
+        refusals = Counter("authproxy_refusals", "Refusals by code.", ["code"], registry=self._registry)
+        exchanges = _Exchanges(lambda code: refusals.labels(code).inc())
+        self._registry.register(exchanges)
+        self.exchange: Final = exchanges.count
         self._events: Final = Counter(
             "authproxy_events", "Sign-ins, sign-outs and the like, by outcome.", ["event", "outcome"],
             registry=self._registry,
@@ -75,12 +79,6 @@ class Metrics:
         self._failed: Final = Counter(
             "authproxy_store_failures", "Failed calls to the shared store.", ["kind"], registry=self._registry
         )
-
-    def exchange(self, app: str, status: int, seconds: float, code: str) -> None:
-        """Count one exchange."""
-        self._exchanges.count(app or "-", status, seconds)
-        if code:
-            self._refusals.labels(code).inc()
 
     def event(self, name: str, outcome: str) -> None:
         """Count one event."""

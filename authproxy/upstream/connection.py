@@ -92,7 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
     def ask(self, listener: Listener, method: str, head: bytes) -> None:
         """Send the head of a request; ``write`` and ``end`` follow where it has a body."""
         self._listener, self._method = listener, method
-        self._buffer, self._head, self._chunks = b"", None, None
+        self._buffer, self._head = b"", None
         self._interim, self._silent, self.sent_whole = 0, True, False
         self.write(head)
 
