@@ -94,7 +94,9 @@ class Exchange(Protocol):
         ``more``: a piece of the body is written in the same breath, and both may go out together.
         """
 
-    def respond(self, status: int, headers: HeaderList | Fields, *, length: int | None, body: bytes) -> None:
+    def respond(
+        self, status: int, headers: HeaderList | Fields, *, length: int | None, body: bytes | memoryview
+    ) -> None:
         """Send the upstream's response whole: ``start_response``, ``write`` and ``finish`` in one breath.
 
         ``body`` has ``length`` octets, or none where the response carries none.

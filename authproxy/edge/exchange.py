@@ -81,10 +81,12 @@ class Reply:
         else:
             self.connection.send(head)
 
-    def respond(self, status: int, headers: HeaderList | Fields, *, length: int | None, body: bytes) -> None:
+    def respond(
+        self, status: int, headers: HeaderList | Fields, *, length: int | None, body: bytes | memoryview
+    ) -> None:
         """Send a response that is there whole (model.Exchange).  Raises ClientGone."""
         head = self._start(status, headers, length)
-        self.connection.send(head + body if body else head)
+        self.connection.send(head, body)
         self.sent = len(body)
         self._over()
 
@@ -101,8 +103,10 @@ class Reply:
         if self._chunked:
             piece = chunk(piece)
         if self._unsent:
-            piece, self._unsent = self._unsent + piece, b""
-        self.connection.send(piece)
+            head, self._unsent = self._unsent, b""
+            self.connection.send(head, piece)
+        else:
+            self.connection.send(piece)
 
     def finish(self) -> None:
         """End the body; a body that is shorter than announced breaks the connection off."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from authproxy.edge.connections import Connections
 
 _NEVER: Final = float("inf")
+_COPIED: Final = 16 * 1024  # octets that are rather copied than written apart
 _NOTHING: Final = RequestHead("", b"", (1, 1), Headers(), keep_alive=False, upgrade=False)
 _UNSEEN: Final = Raw("", b"", Headers(), "", tls=False)
 _AHEAD: Final = 1  # a reason not to read: enough waits here already
@@ -284,12 +285,15 @@ class ClientConnection(asyncio.Protocol):
 
     # Answers
 
-    def send(self, data: bytes) -> None:
-        """Write octets.  Raises ClientGone."""
+    def send(self, data: bytes, body: bytes | memoryview = b"") -> None:
+        """Write octets, and at once those that follow them.  Raises ClientGone."""
         transport = self.transport
         if self.gone or transport is None or transport.is_closing():
             raise ClientGone("the client closed the connection")
-        transport.write(data)
+        if len(body) > _COPIED:
+            transport.writelines((data, body))
+        else:
+            transport.write(data + body if body else data)
 
     async def room(self) -> None:
         """Wait until what was written has gone out far enough.  Raises ClientGone."""

@@ -18,6 +18,7 @@ from authproxy.upstream.head import Head, bad_response, judged
 
 HEAD_LIMIT: Final = 64 * 1024
 HEADER_LIMIT: Final = 256
+_COPIED: Final = 16 * 1024  # octets of a body that are rather copied than pointed at
 _INTERIM_LIMIT: Final = 16  # heads of 1xx before the answer
 
 
@@ -27,7 +28,7 @@ class Listener(Protocol):
     def head(self, head: Head, *, more: bool) -> None:
         """The head of the answer.  ``more``: ``piece`` is called right after it."""
 
-    def whole(self, head: Head, body: bytes) -> None:
+    def whole(self, head: Head, body: bytes | memoryview) -> None:
         """The whole answer, which came in one breath: instead of ``head``, ``piece`` and ``ended``."""
 
     def piece(self, piece: bytes) -> None:
@@ -167,7 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
         block = self._last_block
         if block and not self._buffer and self._last is not None and data.startswith(block):
             self._head, self._keep = self._last  # the very same octets mean the very same
-            self._begin_body(data[len(block) :])
+            self._begin_body(data, len(block))
             return
         self._buffer = self._buffer + data if self._buffer else data
         while self._head is None and self._buffer:
@@ -179,7 +180,7 @@ class UpstreamConnection(asyncio.Protocol):
             block, self._buffer = self._buffer[:end], self._buffer[end:]
             self._read_head(block)
         rest, self._buffer = self._buffer, b""
-        self._begin_body(rest)
+        self._begin_body(rest, 0)
 
     def _read_head(self, block: bytes) -> None:
         if len(block) > HEAD_LIMIT:
@@ -196,7 +197,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep = head.keep_alive
         self._last_block, self._last = block, (self._head, self._keep)
 
-    def _begin_body(self, rest: bytes) -> None:
+    def _begin_body(self, data: bytes, start: int) -> None:
+        """``data`` goes on with the body at ``start``."""
         head, listener = self._head, self._listener
         if head is None or listener is None:
             return
@@ -209,15 +211,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._left = head.length
         else:
             self._framed, self._keep = False, False
-        if self._framed and self._chunks is None and len(rest) >= self._left:
-            self._part(keep=self._keep and len(rest) == self._left)
-            listener.whole(head, rest[: self._left])
+        came = len(data) - start
+        if self._framed and self._chunks is None and came >= self._left:
+            self._part(keep=self._keep and came == self._left)
+            body = memoryview(data) if self._left > _COPIED else data
+            listener.whole(head, body[start : start + self._left])
             return
-        listener.head(head, more=bool(rest))
+        listener.head(head, more=came > 0)
         if self._listener is None:
             return  # it has let go
-        if rest:
-            self._read_body(rest)
+        if came:
+            self._read_body(data[start:])
         if self._listener is listener:
             listener.under_way()
 

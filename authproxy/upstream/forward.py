@@ -235,7 +235,7 @@ class Delivery(Watched):
             self._status = 0
             self._finish(error)
 
-    def whole(self, head: Head, body: bytes) -> None:
+    def whole(self, head: Head, body: bytes | memoryview) -> None:
         """Pass it on in one breath."""
         self._connection = None
         if self._address is not None:

@@ -151,9 +151,9 @@ class Heard:
         assert 200 <= head.status <= 599
         self.status = head.status
 
-    def whole(self, head: Head, body: bytes) -> None:
+    def whole(self, head: Head, body: bytes | memoryview) -> None:
         self.head(head, more=bool(body))
-        self.piece(body)
+        self.piece(bytes(body))
         self.ended()
 
     def under_way(self) -> None: ...
