@@ -20,7 +20,9 @@ _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*
 def of_scheme(headers: Headers, scheme: bytes) -> tuple[bytes, ...]:
     """The credentials of every ``Authorization`` line with ``scheme`` (lower case)."""
     lines = headers.all(_HEADER)
-    return tuple(found for line in lines if (found := _credentials(line, scheme)) is not None) if lines else ()
+    if not lines:
+        return ()
+    return tuple(found for line in lines if (found := _credentials(line, scheme)) is not None)
 
 
 def the_only(headers: Headers, scheme: bytes) -> bytes:

@@ -73,6 +73,8 @@ class BearerAuthenticator(Judging):
     def presented(self, info: RequestInfo) -> bool:
         """Whether the request carries a bearer credential that has the form of a JWT."""
         found = authorization.of_scheme(info.headers, _BEARER)
+        if not found:
+            return False
         return any(authorization.looks_like_jwt(one) and not self._elsewhere(one) for one in found)
 
     def judge(self, info: RequestInfo, match: Match) -> Proved | Awaitable[Proved]:

@@ -243,15 +243,13 @@ class Delivery(Watched):
         if self._has_ended():
             self._finish(_ended())
             return
+        self._close()
         try:
             headers = self._response_fields(head)
-            self._close()
             self._exchange.respond(head.status, headers, length=head.length, body=body)
         except Exception as error:
-            self._close()
             self._done(error)
         else:
-            self.sent = len(body)
             self._done(Delivered(head.status, self.received, len(body)))
 
     def _has_ended(self) -> bool:
