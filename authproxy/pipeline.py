@@ -264,7 +264,9 @@ class _Course:
     def done(self, result: Delivered | Exception) -> None:
         """The delivery has come to its end."""
         if isinstance(result, Delivered):
-            self.observe(result.status)
+            if not self._observed:
+                self._observed = True
+                self._pipeline.observe(self.exchange.info, self.match, self.permit, result.status, None, self._began)
         elif isinstance(result, Refusal):
             self.refuse(result)
         elif isinstance(result, ClientGone):

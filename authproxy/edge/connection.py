@@ -186,7 +186,8 @@ class FrontDoor:
         rooms.inside.add(exchange)
         behind, raw = rooms.behind, exchange.connection.raw_of(exchange.head)
         try:
-            _check_wire(raw)
+            if raw.headers.facts.get(_CHECKED) != raw.http_version:
+                _check_wire(raw)
             info = exchange.info = behind.describe(raw)
             exchange.suspect = False
             work = rooms.pages.serve(exchange) if behind.is_ours(info) else behind.proxied(exchange)
@@ -238,7 +239,7 @@ class FrontDoor:
 
     def _ended(self, exchange: ClientExchange) -> None:
         """Its connection has done with it."""
-        if exchange.task is None:
+        if exchange.task is None:  # which would see to it
             self._left(exchange)
 
     def _left(self, exchange: ClientExchange) -> None:
@@ -271,8 +272,6 @@ def _word(behind: Behind, refusal: Refusal, info: RequestInfo | None, raw: Raw |
 
 def _check_wire(raw: Raw) -> None:
     """Refuse what the parser lets through and another server could read differently."""
-    if raw.headers.facts.get(_CHECKED) == raw.http_version:
-        return
     codings = raw.headers.all(b"transfer-encoding")
     if codings:
         _check_coding(codings, raw)

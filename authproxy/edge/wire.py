@@ -96,7 +96,8 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.state is State.HEAD:
-            self._inbox.add(data)
+            inbox = self._inbox
+            inbox.data = inbox.data + data if inbox.data else data
             self._serve_heads()
         elif self.state is State.BODY:
             self._read_body(data)
@@ -157,8 +158,12 @@ class ClientConnection(asyncio.Protocol):
             for _ in range(limits.AT_ONCE):
                 if self.state is not State.HEAD or not self._inbox.data:  # something else comes first, or nothing
                     return
-                if self.full or self.gone or not self._serve_head():  # nobody reads the answers
+                if self.full or self.gone:  # nobody reads the answers
                     return
+                head = self._head_of_next()
+                if head is None:
+                    return
+                self._begin(head)
             self._serve_soon()
         finally:
             self._inside = False
@@ -175,19 +180,17 @@ class ClientConnection(asyncio.Protocol):
         elif self._holds and self.state is State.HEAD:
             self._release(_AHEAD)
 
-    def _serve_head(self) -> bool:
-        """Serve the request that came first; False when it has not come whole."""
+    def _head_of_next(self) -> RequestHead | None:
+        """The head that came first; None when it has not come whole, or was none."""
         try:
             head = self._inbox.head()
         except Refusal as refusal:
             self._refuse(refusal)
-            return False
+            return None
         if head is None:
             # A fixed time for the whole of it, however it drips.
             self.deadline = min(self.deadline, self.connections.now() + limits.HEAD_SECONDS)
-            return False
-        self._begin(head)
-        return True
+        return head
 
     def _begin(self, head: RequestHead) -> None:
         exchange = self.exchange = ClientExchange(self, head)

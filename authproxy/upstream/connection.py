@@ -95,7 +95,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._listener, self._method = listener, method
         self._buffer, self._head = b"", None
         self._interim, self._silent, self.sent_whole = 0, True, False
-        self.write(head)
+        if self.transport is not None and not self.lost:
+            self.transport.write(head)
 
     def write(self, data: bytes) -> None:
         """Send octets of the request body, framed."""
@@ -261,7 +262,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _part(self, *, keep: bool) -> None:
         self._listener = None
-        self.resume()
+        if self._held:
+            self.resume()
         if not (keep and self.sent_whole and not self.full and self.usable and self._on_idle(self)):
             self._drop()
 

@@ -110,7 +110,9 @@ class Delivery(Watched):
 
     def begin(self) -> None:
         """Send the request, at once where a connection is kept."""
-        self._head = self._request_head()
+        request = self._request
+        line = f"{request.method} {request.target} HTTP/1.1\r\n".encode("ascii")
+        self._head = b"".join((line, request.fields, self._framing(), b"\r\n"))
         self._pools.watched.add(self)
         self._exchange.attach(self)
         candidates = self._pool.candidates()
@@ -120,16 +122,12 @@ class Delivery(Watched):
         else:
             self._connecting = asyncio.get_running_loop().create_task(self._connect(candidates))
 
-    def _request_head(self) -> bytes:
-        request = self._request
+    def _framing(self) -> bytes:
         if self._sized is None:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        else:
-            # RFC 9110 section 8.6: a method that anticipates a body says that there is none.
-            said = self._sized or request.method in _SIZED or b"content-length" in self._exchange.info.headers
-            framing = b"Content-Length: %d\r\n" % self._sized if said else b""
-        line = f"{request.method} {request.target} HTTP/1.1\r\n".encode("ascii")
-        return b"".join((line, request.fields, framing, b"\r\n"))
+            return b"Transfer-Encoding: chunked\r\n"
+        # RFC 9110 section 8.6: a method that anticipates a body says that there is none.
+        said = self._sized or self._request.method in _SIZED or b"content-length" in self._exchange.info.headers
+        return b"Content-Length: %d\r\n" % self._sized if said else b""
 
     # Connecting
 
@@ -167,7 +165,7 @@ class Delivery(Watched):
         connection.ask(self, self._request.method, self._head)
         if self._sized == 0:
             connection.sent_whole = True
-            self._await_upstream()
+            self.deadline = self._pools.now() + self._timeout
         else:
             self._exchange.take_body()
 
