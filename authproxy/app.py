@@ -141,6 +141,7 @@ class Authproxy:
             self._stack.push_async_callback(decisions.close)
             listener = sockets.get("decisions")
             self.addresses["decisions"] = await decisions.listen(listen.decisions, listener=listener)
+        self.lasting.metrics.watch_connections(lambda: sum(door.open for door in self._doors.values()))
         if self._inherited.admin:
             self.addresses["admin"] = await self._open_admin(self._inherited.admin)
 
@@ -171,8 +172,9 @@ class Authproxy:
     async def take(self, settings: Settings) -> None:
         """Serve by ``settings`` from now on; what is open finishes by the former ones.
 
-        Listeners stay as they are (``settings.listen`` but for ``trusted_proxies``).  Raises LookupError, ValueError or
-        OSError when something that they name cannot be used after all; then nothing has changed.
+        Listeners stay as they are; of ``settings.listen``, ``trusted_proxies`` and ``connections`` count from now on.
+        Raises LookupError, ValueError or OSError when something that they name cannot be used after all; then nothing
+        has changed.
         """
         async with self._swapping:
             graph = await Graph(settings, self.lasting, clock=self._clock).__aenter__()

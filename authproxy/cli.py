@@ -19,12 +19,13 @@ from authproxy import explain as explanation
 from authproxy.administration import enrollment
 from authproxy.app import Authproxy
 from authproxy.assumed import assumed
+from authproxy.edge.sockets import raise_file_limit
 from authproxy.errors import AuthproxyError, Problem, SettingsError
 from authproxy.ongoing import Ongoing
 from authproxy.reloading import Reloading
 from authproxy.sessions.sealing import encode
 from authproxy.settings.load import Loaded, inspect, load
-from authproxy.settings.schema import json_schema
+from authproxy.settings.schema import ListenConnections, json_schema
 
 if TYPE_CHECKING:
     from authproxy.workers.worker import Orders
@@ -51,12 +52,21 @@ def serve(file: Path) -> None:
         _list(error.problems)
         sys.exit(2)
     _list(list(loaded.warnings))
+    _open_files(loaded.settings.listen.connections)
     serving = _supervise if loaded.settings.listen.workers > 1 else _serve
     try:
         sys.exit(uvloop.run(serving(loaded, file)))
     except (OSError, AuthproxyError) as error:
         click.echo(f"{file}: cannot start: {error}", err=True)
         sys.exit(2)
+
+
+def _open_files(bounds: ListenConnections) -> None:
+    """A client's connection and the one towards its upstream are a file each."""
+    files = raise_file_limit()
+    if "total" in bounds.model_fields_set and files < 2 * bounds.total:
+        needed = f"listen.connections.total, {bounds.total}, may take twice as many files"
+        click.echo(f"authproxy: warning: {needed}, and this process may open {files}", err=True)
 
 
 async def _serve(loaded: Loaded, file: Path) -> int:

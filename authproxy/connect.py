@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 from authproxy.errors import ProviderError, StoreUnavailable
 from authproxy.oidc.issuer import Issuer
 from authproxy.oidc.provider import Provider
 from authproxy.settings.schema import Settings
 from authproxy.store.opened import open_store
+from authproxy.upstream.pool import address_of
 
 _SECONDS = 5.0
 
@@ -59,11 +59,13 @@ async def _issuer(issuer: Issuer) -> str:
 
 
 async def _upstream(url: str) -> str:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    place = address_of(url)
     try:
         async with asyncio.timeout(_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
+            if place.port:
+                _, writer = await asyncio.open_connection(place.host, place.port)
+            else:
+                _, writer = await asyncio.open_unix_connection(place.host)
         writer.close()
     except (OSError, TimeoutError) as error:
         return f"cannot connect: {error or 'no answer in time'}"

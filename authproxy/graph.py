@@ -25,10 +25,11 @@ from authproxy.authn.session import SessionAuthenticator
 from authproxy.authn.token import TokenAuthenticator
 from authproxy.edge.answer import Answers
 from authproxy.edge.connection import Behind, info_of
+from authproxy.edge.connections import Bound, Bounds
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrolling import Enrolling
-from authproxy.errors import Refusal
+from authproxy.errors import Refusal, Unavailable
 from authproxy.lasting import Lasting, stamps
 from authproxy.model import Answer, Identity, RequestInfo
 from authproxy.oidc.issuer import Issuer
@@ -269,7 +270,14 @@ class Graph:
                 return self.answers.bare(refusal, request_id)
             return self.answers.refuse(refusal, info) if info else self.answers.unread(refusal, request_id)
 
-        return Behind(pages, self._describe, is_ours, self.pipeline.proxy, refused)
+        def crowded(bound: Bound) -> Answer:
+            self.metrics.connection_refused(bound)
+            refusal = Unavailable("too_many_connections", "Too many connections are open. Please try again soon.")
+            return self.answers.bare(refusal, token(12)) if bare else self.answers.unread(refusal, token(12))
+
+        connections = self.settings.listen.connections
+        bounds = Bounds(connections.total, connections.per_client, self.trusted)
+        return Behind(pages, self._describe, is_ours, self.pipeline.proxy, refused, bounds, crowded)
 
     def _describe(self, raw: Raw) -> RequestInfo:
         return describe(raw, trusted=self.trusted, request_id=self._ids.take(), public_scheme=self.origins.scheme)

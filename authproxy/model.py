@@ -153,7 +153,7 @@ class Policy:
 class Upstream:
     """The protected server of an app."""
 
-    urls: tuple[str, ...]  # scheme://host[:port], no path
+    urls: tuple[str, ...]  # scheme://host[:port] without a path, or unix:/path
     authorization: Literal["none", "id_token", "access_token", "pass", "bearer"] = "none"
     bearer: Callable[[], str] | None = field(default=None, repr=False)  # reads the secret for authorization "bearer"
     timeout: float = 60.0  # seconds until the response head, and between two pieces of the body

@@ -310,7 +310,7 @@ def _host(info: RequestInfo, upstream: Upstream) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _network_location(url: str) -> bytes:
-    return urlsplit(url).netloc.rpartition("@")[2].encode()
+    return urlsplit(url).netloc.rpartition("@")[2].encode() or b"localhost"  # a Unix socket has no host
 
 
 def _forwarding(client: str, scheme: str, authority: str) -> Iterator[tuple[bytes, bytes]]:

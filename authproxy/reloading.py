@@ -19,7 +19,7 @@ from authproxy.settings.load import load
 from authproxy.settings.schema import Settings
 
 log = logging.getLogger("authproxy")
-_RENEWED: Final = frozenset({"drain", "trusted_proxies"})  # of ``listen``; the rest holds sockets
+_RENEWED: Final = frozenset({"connections", "drain", "trusted_proxies"})  # of ``listen``; the rest holds sockets
 
 
 class Reloading:

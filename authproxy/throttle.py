@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal, NamedTuple
 from unicodedata import normalize
 
+from authproxy.edge.hops import subscriber
 from authproxy.errors import StoreUnavailable, TooManyAttempts
 from authproxy.settings import schema
 from authproxy.store import keys
@@ -57,14 +57,8 @@ def browser_bucket(browser: str) -> Bucket:
 
 
 def client_bucket(address: str) -> Bucket:
-    """Attempts from one address; an IPv6 client is its /64, since it may choose the rest (RFC 4291 section 2.5.1)."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return Bucket("client", address)  # a Unix socket has no address; its clients share a bucket
-    if isinstance(parsed, IPv6Address):
-        return Bucket("client", str(parsed.ipv4_mapped or ip_network((parsed.packed, 64), strict=False)))
-    return Bucket("client", str(parsed))
+    """Attempts from one address; an IPv6 client is its /64."""
+    return Bucket("client", subscriber(address))  # a Unix socket has no address; its clients share a bucket
 
 
 class Throttle:

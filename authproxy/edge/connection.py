@@ -16,19 +16,18 @@ from typing import Final, NamedTuple, cast
 
 from aiohttp import web
 
-from authproxy.edge.connections import Connections
+from authproxy.edge.connections import Bound, Bounds, Connections
 from authproxy.edge.departure import Departure
 from authproxy.edge.exchange import ClientExchange
+from authproxy.edge.handshakes import Handshakes
 from authproxy.edge.pages import CLOSE_SECONDS, Pages, info_of
 from authproxy.edge.request_info import Raw
-from authproxy.edge.sockets import bound, spelled
+from authproxy.edge.sockets import BACKLOG, bound, spelled
 from authproxy.errors import BadRequest, ClientGone, ExpectationFailed, NotImplementedHere, Refusal, Unavailable
 from authproxy.exchange import Exchange
 from authproxy.model import Answer, RequestInfo
 
 __all__ = ["Behind", "FrontDoor", "info_of"]
-
-HANDSHAKE_SECONDS: Final = 10.0
 
 _log = logging.getLogger("authproxy")
 _BROKEN: Final = Answer(500)
@@ -36,13 +35,18 @@ _CHECKED: Final = object()
 
 
 class Behind(NamedTuple):
-    """What a listener leads to.  ``proxied`` returns what still has to be awaited, or None."""
+    """What a listener leads to.  ``proxied`` returns what still has to be awaited, or None.
+
+    ``crowded`` is told of each connection beyond ``bounds``, and returns what such a client is answered.
+    """
 
     pages: web.Application
     describe: Callable[[Raw], RequestInfo]
     is_ours: Callable[[RequestInfo], bool]
     proxied: Callable[[Exchange], Awaitable[None] | None]
     refused: Callable[[Refusal, RequestInfo | None, Raw | None], Answer]
+    bounds: Bounds
+    crowded: Callable[[Bound], Answer]
 
 
 class _Rooms:
@@ -64,7 +68,8 @@ class FrontDoor:
     def __init__(self, behind: Behind) -> None:
         self._rooms = _Rooms(behind)
         self._connections: Connections | None = None
-        self._listening: list[asyncio.AbstractServer] = []
+        self._listening: list[asyncio.AbstractServer | Handshakes] = []
+        self._handshakes: Final[list[Handshakes]] = []
         self._former: Final[list[_Rooms]] = []  # that somebody may still be inside of
         self._one_less: Final = asyncio.Event()
         self._counted = 0  # how many wait for that
@@ -80,14 +85,18 @@ class FrontDoor:
         """
         connections = await self._opened()
         listener = listener or bound(address)
-        server = await asyncio.get_running_loop().create_server(
-            connections,
-            sock=listener,
-            ssl=ssl_context,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if ssl_context else None,
-        )
-        self._listening.append(server)
+        if ssl_context is None:
+            server = await asyncio.get_running_loop().create_server(connections, sock=listener, backlog=BACKLOG)
+            self._listening.append(server)
+        else:
+            self._handshakes.append(Handshakes(listener, ssl_context, connections))
+            self._listening.append(self._handshakes[-1])
         return spelled(listener)
+
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return len(self._connections) if self._connections is not None else 0
 
     async def lead_to(self, behind: Behind) -> Callable[[], Awaitable[None]]:
         """From the next request on, lead there.  Requests that are inside go on where they are.
@@ -130,6 +139,7 @@ class FrontDoor:
     async def close(self) -> None:
         """Break off what is left and free everything."""
         self._depart()
+        await asyncio.gather(*(handshakes.end() for handshakes in self._handshakes))
         if self._connections is not None:
             self._connections.abort_all()
             await self._fewer(self._empty, CLOSE_SECONDS)
@@ -145,8 +155,9 @@ class FrontDoor:
         if self._connections is None:
             await self._rooms.pages.setup()
             self._connections = Connections(
-                serve=self._serve, unread=self._unread, ended=self._ended, departure=self._departure
-            )
+                serve=self._serve, unread=self._unread, ended=self._ended, departure=self._departure,
+                bounds=lambda: self._rooms.behind.bounds, crowded=lambda by: self._rooms.behind.crowded(by),
+            )  # fmt: skip
         return self._connections
 
     def _depart(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from authproxy.model import Headers, Network
@@ -35,6 +35,17 @@ def address(text: str) -> Address | None:
         return None
     mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
     return mapped or found
+
+
+def subscriber(text: str) -> str:
+    """Whom the address ``text`` stands for: an IPv6 client is its /64, since it may choose the rest (RFC 4291 2.5.1).
+
+    What is no address stands for itself.
+    """
+    found = address(text)
+    if isinstance(found, IPv6Address):
+        return str(ip_network((found.packed, 64), strict=False))
+    return text if found is None else str(found)
 
 
 class TrustedProxies:

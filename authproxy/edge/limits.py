@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-CONNECTIONS: Final = 20_000  # open at once, per listener
 LINE: Final = 16 * 1024  # octets of a request line or a header line: sealed cookies and tokens need the room
 HEAD: Final = 64 * 1024  # octets of a whole head
 HEADER_LINES: Final = 128
@@ -16,5 +15,7 @@ HEAD_SECONDS: Final = 30.0  # from the first octet of a head to its last
 READ_SECONDS: Final = 30.0  # between two pieces of a request body
 WRITE_SECONDS: Final = 60.0  # for a client to make room for the next piece
 LINGER_SECONDS: Final = 2.0  # how long an unread body is swallowed after an early answer, so that the answer arrives
+PARTING: Final = 256  # connections beyond the bounds that are told so at once; further ones are closed without a word
+REPORT_SECONDS: Final = 60.0  # between two lines in the log about connections that were refused
 STALL_SECONDS: Final = 60  # an unread answer holds a connection no longer
 SWEEP_SECONDS: Final = 0.25  # how exactly all of these are kept

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 from typing import Final
 
 BACKLOG: Final = 1024
+
+
+def raise_file_limit() -> int:
+    """Let this process, and those that it starts, open as many files as it may; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):  # "no limit" is more than some systems take
+        return soft
+    return hard
 
 
 def bound(address: str, *, reuse_port: bool = False) -> socket.socket:

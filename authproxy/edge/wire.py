@@ -83,14 +83,13 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses of asyncio's
-        if not self.connections.enter(self):
-            self.gone = True
-            self.abort()
-            return
         name = transport.get_extra_info("peername")
         tls = transport.get_extra_info("sslcontext") is not None
         certificate = (transport.get_extra_info("peercert") or None) if tls else None
         self.peer = Peer(str(name[0]) if isinstance(name, tuple) else "", tls, certificate)
+        if not self.connections.enter(self):
+            self.gone = True
+            return
         limit_stall(transport, limits.STALL_SECONDS)
         self.deadline = self.connections.now() + limits.KEEPALIVE_SECONDS
 

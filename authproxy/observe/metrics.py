@@ -72,6 +72,13 @@ class Metrics:
         self._sessions: Final = Gauge(
             "authproxy_live_sessions", "Sessions that this process holds in memory.", registry=self._registry
         )
+        self._connections: Final = Gauge(
+            "authproxy_connections", "Client connections that are open.", registry=self._registry
+        )
+        self._turned_away: Final = Counter(
+            "authproxy_connections_refused", "Client connections beyond listen.connections.", ["bound"],
+            registry=self._registry,
+        )  # fmt: skip
         self._up: Final = Gauge(
             "authproxy_store_up", "Whether the last call to the shared store was answered.", registry=self._registry
         )
@@ -79,6 +86,14 @@ class Metrics:
         self._failed: Final = Counter(
             "authproxy_store_failures", "Failed calls to the shared store.", ["kind"], registry=self._registry
         )
+
+    def connection_refused(self, bound: str) -> None:
+        """Count one connection beyond ``bound`` of listen.connections."""
+        self._turned_away.labels(bound).inc()
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """Take the number of open client connections from ``count`` at each reading."""
+        self._connections.set_function(lambda: float(count()))
 
     def event(self, name: str, outcome: str) -> None:
         """Count one event."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from authproxy.settings import crosscheck_apps, crosscheck_machines, crosscheck_providers, grammar
 from authproxy.settings.lines import KeyPath
-from authproxy.settings.schema import AppShape, Redis, RuleShape
+from authproxy.settings.schema import AppShape, ListenConnections, Redis, RuleShape
 from authproxy.settings.scope import Scope
 
 _EVERYBODY: Final = 0  # prefix length of a network that holds every address
@@ -46,10 +46,16 @@ def _listen(scope: Scope) -> None:
             scope.error(("listen", name), grammar.address(address))
     _one_each(scope, {name: address for name, address in places.items() if address})
     _trust(scope)
+    _connections(scope, listen.connections)
     if listen.workers > 1 and not scope.has("store"):
         scope.error(("listen", "workers"), "more than one process needs store.redis, so that all share the sessions")
     if listen.tls and listen.tls.client_auth == "required" and listen.tls.client_ca is None:
         scope.error(("listen", "tls", "client_auth"), "required needs client_ca, or nobody could connect")
+
+
+def _connections(scope: Scope, shape: ListenConnections) -> None:
+    if "per_client" in shape.model_fields_set and shape.per_client > shape.total:
+        scope.warn(("listen", "connections", "per_client"), "never counts: it is above listen.connections.total")
 
 
 def _one_each(scope: Scope, places: Mapping[str, str]) -> None:

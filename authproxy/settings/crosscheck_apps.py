@@ -85,11 +85,15 @@ def _outside(app: str, route: str) -> bool:
 
 def _upstream(scope: Scope, path: KeyPath, upstream: UpstreamShape) -> None:
     if upstream.url is not None:
-        scope.error((*path, "url"), grammar.origin(upstream.url))
+        scope.error((*path, "url"), grammar.upstream(upstream.url))
     if upstream.urls == []:
         scope.error((*path, "urls"), "must have at least one entry")
     for index, url in enumerate(upstream.urls or []):
-        scope.error((*path, "urls", index), grammar.origin(url))
+        scope.error((*path, "urls", index), grammar.upstream(url))
+    if all(grammar.is_socket(url) for url in upstream.urls or [upstream.url or ""]):
+        for name in ("ca", "tls", "server_name"):
+            if getattr(upstream, name) is not None:
+                scope.error((*path, name), "is for https; no TLS is spoken on a unix socket, so leave it out")
 
 
 def _route(scope: Scope, path: KeyPath, app: AppShape, route: RouteShape) -> None:

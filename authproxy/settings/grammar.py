@@ -17,6 +17,8 @@ _URL: Final = re.compile(
 )
 _PLAIN: Final = re.compile(r"[A-Za-z0-9!$&'()*+,=:@_~./{}-]+")
 _EMAIL_PART: Final = re.compile(r"[^\s@*,;<>]+")
+_OTHER_SOCKET: Final = re.compile(r"https?://unix:|(?:https?\+)?unix[:@/]|/")  # as other programs write it
+_SOCKET_MEANT: Final = "must be unix: and an absolute path, such as unix:/run/app.sock"
 _MAX_UNIX_PATH: Final = 107  # bytes, sockaddr_un of Linux without its final NUL
 
 METHODS: Final = (
@@ -187,7 +189,7 @@ def _is_port(text: str) -> bool:
 def address(text: str) -> str:
     """What is wrong with what a listener binds: ``host:port`` or ``unix:/path``.  Port 0 is any free port."""
     if text.startswith("unix:"):
-        return _socket(text.removeprefix("unix:"))
+        return _socket(text.removeprefix("unix:"), "unix:/run/authproxy.sock")
     name, colon, port = text.rpartition(":")
     if not colon or (":" in name and not name.startswith("[")):
         return "must be host:port, [IPv6]:port or unix:/path"
@@ -199,9 +201,28 @@ def address(text: str) -> str:
     return "" if is_address(bare) or (bare == name and not _name(name)) else "must be host:port or unix:/path"
 
 
-def _socket(where: str) -> str:
+def upstream(text: str) -> str:
+    """What is wrong with where an upstream is: ``scheme://host[:port]``, ``unix:/path`` or ``unix:///path``."""
+    if not is_socket(text):
+        return _SOCKET_MEANT if _OTHER_SOCKET.match(text) else origin(text)
+    where = text.removeprefix("unix:")
+    if where.startswith("//"):
+        where = where.removeprefix("//")
+    if where.startswith("//"):
+        return _SOCKET_MEANT
+    if any(character in where for character in "%?#\\") or where.endswith("/"):
+        return "must be the path of a socket as it is, without % ? # and \\, and without / at its end"
+    return _socket(where, "unix:/run/app.sock")
+
+
+def is_socket(text: str) -> bool:
+    """Whether an upstream is, or is meant to be, a unix socket."""
+    return text.startswith("unix:")
+
+
+def _socket(where: str, example: str) -> str:
     if not where.startswith("/"):
-        return "must be unix: and an absolute path, such as unix:/run/authproxy.sock"
+        return f"must be unix: and an absolute path, such as {example}"
     if len(where.encode()) > _MAX_UNIX_PATH:
         return f"must be a path of at most {_MAX_UNIX_PATH} bytes"
     return "" if where.isprintable() else "must not hold control characters"

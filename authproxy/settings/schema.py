@@ -42,6 +42,13 @@ class Drain(Shape):
     timeout: Duration = 30.0
 
 
+class ListenConnections(Shape):
+    """The most connections that one process holds at each listener: in all, and from one client address."""
+
+    total: int = Field(default=20_000, ge=1, le=1_000_000)
+    per_client: int = Field(default=15_000, ge=1, le=1_000_000)
+
+
 class Listen(Shape):
     """Sockets.  Addresses are ``host:port`` or ``unix:/path``."""
 
@@ -51,6 +58,7 @@ class Listen(Shape):
     admin: str | None = "127.0.0.1:9090"
     admin_secret: SecretRef | None = None
     trusted_proxies: list[Cidr] = []
+    connections: ListenConnections = ListenConnections()
     workers: int = Field(default=1, ge=1, le=64)
     drain: Drain = Drain()
 

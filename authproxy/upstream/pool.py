@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from authproxy.model import Upstream
 from authproxy.upstream.connection import UpstreamConnection
@@ -38,9 +38,10 @@ class Address(NamedTuple):
 
 
 def address_of(url: str) -> Address:
-    """``http(s)://host[:port]`` or ``unix:/path``."""
+    """``http(s)://host[:port]``, ``unix:/path`` or ``unix:///path``."""
     if url.startswith("unix:"):
-        return Address(secure=False, host=unquote(url.removeprefix("unix:")), port=0, authority=b"localhost")
+        path = url.removeprefix("unix:").removeprefix("//")
+        return Address(secure=False, host=path, port=0, authority=b"localhost")
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     authority = parts.netloc.rpartition("@")[2].encode()

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from authproxy.edge import limits
-from authproxy.edge.connections import Connections
+from authproxy.edge.connections import Bounds, Connections
 from authproxy.edge.departure import Departure
 from authproxy.edge.exchange import ClientExchange
+from authproxy.edge.hops import TrustedProxies
 from authproxy.edge.path import readings
 from authproxy.edge.wire import ClientConnection, State
 from authproxy.errors import BadRequest, Refusal
@@ -104,6 +105,8 @@ def _front_door(pieces: Sequence[bytes]) -> tuple[Any, ...]:
         unread=unread,
         ended=lambda _exchange: None,
         departure=Departure(),
+        bounds=lambda: Bounds(1, 1, TrustedProxies()),
+        crowded=lambda _bound: Answer(503),
     )
     line, loop = Line(), asyncio.get_running_loop()
     connection = ClientConnection(connections)

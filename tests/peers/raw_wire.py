@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 from aiohttp import web
 
 from authproxy.edge.connection import Behind, FrontDoor, info_of
+from authproxy.edge.connections import Bound, Bounds
 from authproxy.edge.exchange import ClientExchange
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.errors import ClientGone, Refusal
@@ -29,6 +30,7 @@ from authproxy.upstream.pool import Pools
 from authproxy.upstream.tunnel import carry
 
 PATIENCE = 10.0
+WIDE = Bounds(10_000, 10_000, TrustedProxies())
 _HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"})
 _FRAMING = frozenset({b"content-length", b"expect", b"transfer-encoding"})
 
@@ -51,9 +53,10 @@ class Reply(NamedTuple):
 class RawClient:
     """A client that is a socket."""
 
-    def __init__(self, address: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, address: str, *, tls: ssl.SSLContext | None = None, source: str | None = None) -> None:
         self._address = address
         self._tls = tls
+        self._source = (source, 0) if source else None
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
@@ -62,7 +65,7 @@ class RawClient:
             opened = asyncio.open_unix_connection(self._address[5:])
         else:
             host, _, port = self._address.rpartition(":")
-            opened = asyncio.open_connection(host, int(port), ssl=self._tls, limit=1 << 20)
+            opened = asyncio.open_connection(host, int(port), ssl=self._tls, limit=1 << 20, local_addr=self._source)
         self.reader, self.writer = await opened
         return self
 
@@ -230,11 +233,17 @@ class House:
     """A front door and an upstream.  ``outcomes`` holds what each exchange came to: Delivered or the exception."""
 
     def __init__(
-        self, *urls: str, timeout: float = 5.0, ca: str | None = None, lifetime: Lifetime | None = None
+        self,
+        *urls: str,
+        timeout: float = 5.0,
+        ca: str | None = None,
+        lifetime: Lifetime | None = None,
+        bounds: Bounds = WIDE,
     ) -> None:
         self.upstream = Upstream(urls=urls or ("http://127.0.0.1:9",), timeout=timeout, ca=ca)
         self.lifetime = lifetime
         self.refusals: list[str] = []
+        self.crowded: list[Bound] = []  # the connections that were too many
         self.outcomes: list[Delivered | BaseException] = []
         self.exchanges: list[ClientExchange] = []
         self.infos: list[RequestInfo] = []
@@ -253,6 +262,8 @@ class House:
             is_ours=lambda info: info.raw_path.startswith("/oauth2/"),
             proxied=self._proxied,
             refused=self._refused,
+            bounds=bounds,
+            crowded=self._crowded,
         )
         self.door = FrontDoor(self.behind)
 
@@ -267,8 +278,8 @@ class House:
         await self.door.close()
         await self.pools.__aexit__(None, None, None)
 
-    def client(self) -> RawClient:
-        return RawClient(self.address)
+    def client(self, source: str | None = None) -> RawClient:
+        return RawClient(self.address, source=source)
 
     async def _proxied(self, exchange: Exchange) -> None:
         assert isinstance(exchange, ClientExchange)
@@ -296,6 +307,10 @@ class House:
                 exchange, request, pools=self.pools, response_fields=_passed_of, lifetime=self.lifetime
             )
         self.outcomes.append(outcome)
+
+    def _crowded(self, bound: Bound) -> Answer:
+        self.crowded.append(bound)
+        return Answer(503, ((b"Retry-After", b"5"),), b"full")
 
     def _refused(self, refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
         self.refusals.append(refusal.code)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -37,14 +38,15 @@ def _headers(request: web.Request) -> tuple[tuple[str, str], ...]:
 
 
 class UpstreamApp:
-    """An aiohttp server on a free loopback port, in the event loop of the test.
+    """An aiohttp server on a free loopback port, or on a Unix socket at ``path``, in the event loop of the test.
 
     ``/ws`` echoes WebSocket messages; ``/sse?count=N`` sends N events, each after ``next_event`` is set or at once
     without ``&wait``; ``/slow`` answers when ``release`` is set; ``/status/NNN`` answers with that status;
     ``/big?size=N`` sends N bytes; everything else answers with JSON of what it saw.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
         self.requests: list[Seen] = []
         self.release = asyncio.Event()
         self.next_event = asyncio.Semaphore(0)
@@ -60,8 +62,8 @@ class UpstreamApp:
 
     @property
     def url(self) -> str:
-        """Where the proxy reaches it: scheme, host and port."""
-        return f"http://127.0.0.1:{self.port}"
+        """Where the proxy reaches it: scheme, host and port, or the socket."""
+        return f"unix:{self._path}" if self._path else f"http://127.0.0.1:{self.port}"
 
     @property
     def last(self) -> Seen:
@@ -133,8 +135,10 @@ class UpstreamApp:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        if self._path is not None:
+            await web.UnixSite(self._runner, self._path).start()
+            return self
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.port = self._runner.addresses[0][1]
         return self
 

@@ -190,6 +190,9 @@ def test_the_host_is_the_clients_or_the_upstreams_own() -> None:
     urls = ("http://user:pw@Inside.example:8080", "http://other")
     assert values_of(sent(host="App.example.com:8443").headers, "host") == ["app.example.com:8443"]
     assert values_of(sent(upstream={"urls": urls, "preserve_host": False}).headers, "host") == ["Inside.example:8080"]
+    for socket in ("unix:/run/app.sock", "unix:///run/app.sock"):
+        assert values_of(sent(upstream={"urls": (socket,)}).headers, "host") == ["app.example.com"]
+        assert values_of(sent(upstream={"urls": (socket,), "preserve_host": False}).headers, "host") == ["localhost"]
     bare = sent(host=None, http_version=(1, 0)).headers
     assert values_of(bare, "host") == ["inside.example:8080"]
     assert values_of(bare, "x-forwarded-host") == []

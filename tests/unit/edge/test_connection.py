@@ -394,20 +394,6 @@ async def test_unix_socket(tmp_path: Path) -> None:
         await other.door.listen(f"unix:{path}")
 
 
-async def test_connection_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections over the cap are broken off; the others are served."""
-    monkeypatch.setattr(limits, "CONNECTIONS", 1)
-    async with (
-        RawUpstream(answering(OK)) as upstream,
-        House(upstream.url) as house,
-        house.client() as first,
-        house.client() as second,
-    ):
-        assert await second.rest() == b""
-        await first.send(GET)
-        assert (await first.reply()).body == b"hi"
-
-
 async def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that drips a head has a fixed time for the whole of it."""
     monkeypatch.setattr(limits, "KEEPALIVE_SECONDS", 0.1)

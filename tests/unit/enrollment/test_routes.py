@@ -13,6 +13,7 @@ from aiohttp import web
 
 from authproxy.edge.answer import Answers
 from authproxy.edge.connection import Behind, FrontDoor, info_of
+from authproxy.edge.connections import Bounds
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrollment.inventory import Inventory
@@ -54,6 +55,7 @@ class Site:
         behind = Behind(
             pages, describe=partial(describe, trusted=TrustedProxies(), request_id="r-1", public_scheme="http"),
             is_ours=lambda _info: True, proxied=self._proxied, refused=self._refused,
+            bounds=Bounds(100, 100, TrustedProxies()), crowded=lambda _bound: Answer(503),
         )  # fmt: skip
         self.door = FrontDoor(behind)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from click.testing import CliRunner, Result
 
+from authproxy.cli import main
 from authproxy.settings import places
 from authproxy.settings.load import inspect, load
 from authproxy.settings.unserved import UNSERVED
@@ -14,6 +18,7 @@ from tests.unit.settings.standins import ENVIRON, furnish
 
 CONFIG = Path(__file__).parents[3] / "config"
 COMPLETE = (CONFIG / "complete.yaml").read_text(encoding="utf-8")
+WHOLE = Path(__file__).parents[2] / "golden" / "settings" / "whole-example.yaml"
 
 
 def problems_of(text: str, folder: Path) -> list[str]:
@@ -34,6 +39,39 @@ EXPECTED = ("kubernetes", "workspaces")
 def test_the_complete_example_has_only_what_is_not_served_yet(tmp_path: Path) -> None:
     """The annotated example parses whole; nothing is wrong or doubtful in it but the unserved entries."""
     assert problems_of(COMPLETE, tmp_path) == unserved(*EXPECTED)
+
+
+def checked(text: str, folder: Path) -> Result:
+    """What the command ``check`` makes of ``text`` when all files and variables are there."""
+    file = folder / "authproxy.yaml"
+    file.write_text(text, encoding="utf-8")
+    return CliRunner(env=ENVIRON).invoke(main, ["check", "-c", str(file)], catch_exceptions=False)
+
+
+def test_the_whole_example_is_good_but_for_two_sections(tmp_path: Path) -> None:
+    """``check`` on the example that users rely on names the two sections that are not served, and nothing else; without
+    these it says no word but that all is good.
+    """
+    given, _, told = WHOLE.read_text(encoding="utf-8").partition("=====\n")
+    result = checked(given, furnish(tmp_path))
+    assert (result.exit_code, result.output) == (2, told.replace("authproxy.yaml:", f"{tmp_path}/authproxy.yaml:"))
+    assert re.findall(r"(?m)^authproxy\.yaml:[0-9]+: (\w+): ", told) == list(EXPECTED)
+    served = {name: section for name, section in yaml.safe_load(given).items() if name not in EXPECTED}
+    result = checked(yaml.safe_dump(served, sort_keys=False, allow_unicode=True), tmp_path)
+    assert (result.exit_code, result.output) == (0, f"{tmp_path}/authproxy.yaml: the settings are good\n")
+
+
+def missing(whole: Any, found: Any, place: str = "") -> list[str]:
+    """Where ``found`` does not say what ``whole`` says."""
+    if isinstance(whole, dict) and isinstance(found, dict):
+        return [gone for key in whole for gone in missing(whole[key], found.get(key), f"{place}.{key}")]
+    return [] if whole == found else [place]
+
+
+def test_the_annotated_example_says_all_of_it() -> None:
+    """What ``config/complete.yaml`` adds are keys alone."""
+    given = yaml.safe_load(WHOLE.read_text(encoding="utf-8").partition("=====\n")[0])
+    assert missing(given, yaml.safe_load(COMPLETE)) == []
 
 
 @pytest.mark.parametrize("kind", ["sentinel", "cluster"])

@@ -49,6 +49,7 @@ def test_nothing_breaks_the_grammar(text: str) -> None:
         grammar.domain,
         grammar.path,
         grammar.origin,
+        grammar.upstream,
         grammar.url,
         grammar.address,
         grammar.email,

@@ -27,7 +27,7 @@ DEFAULTS = [
 SECRET: dict[str, Any] = {"file": "x"}
 ONE_OF_EACH: dict[str, Any] = {
     "public_url": "https://a.example.com",
-    "listen": {"tls": {"cert": "c", "key": "k"}, "drain": {}},
+    "listen": {"tls": {"cert": "c", "key": "k"}, "drain": {}, "connections": {}},
     "store": {"redis": {"url": "redis://r"}},
     "session": {"cookie": {}},
     "providers": {"x": {"issuer": "https://i.example.com", "client_id": "c"}},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from authproxy.model import Upstream
-from authproxy.upstream.pool import REST_SECONDS, Pools
+from authproxy.upstream.pool import REST_SECONDS, Pools, address_of
 from tests.peers.raw_wire import House, RawUpstream, answering
 from tests.peers.self_signed import self_signed
 
@@ -49,6 +49,14 @@ async def test_rest() -> None:
         assert sorted(port or 0 for port in _ports(pools, upstream)) == [1, 2]
         clock.now += REST_SECONDS
         assert _ports(pools, upstream) != _ports(pools, upstream)
+
+
+def test_an_address_is_what_the_url_says() -> None:
+    """Scheme, host, port and the Host that goes with them; both spellings of a Unix socket are the same place."""
+    assert address_of("http://app") == (False, "app", 80, b"app")
+    assert address_of("https://[2001:db8::1]:8443") == (True, "2001:db8::1", 8443, b"[2001:db8::1]:8443")
+    assert address_of("unix:/run/app.sock") == (False, "/run/app.sock", 0, b"localhost")
+    assert address_of("unix:///run/app.sock") == address_of("unix:/run/app.sock")
 
 
 async def test_one_pool_for_each_upstream() -> None:
