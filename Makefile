@@ -17,7 +17,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest conformance fuzz soak bench profile bench-sessions lock clean
+.PHONY: help demo test lint format pytest conformance fuzz limits soak bench profile bench-sessions lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -60,13 +60,19 @@ fuzz: ## a million mutated requests, answers and paths each: no crash, no hang, 
 	@requirements/venv dev
 	@$(BIN)/python -m tests.fuzz $(EXECUTIONS)
 
-soak: ## outages at full length under load, then an hour of requests as fast as they go (OUTAGE=30, SOAK_REQUESTS=720000)
+limits: ## 2 GiB bodies each way, a thousand slow clients, floods: at full size, and the memory that they cost
+	@requirements/machine
+	@requirements/venv dev
+	@WIRE_LIMITS=full $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_large_bodies.py tests/stories/test_slow_clients.py tests/hostile/test_limits.py)
+
+soak: ## outages at full length under load, make limits, an hour of requests as fast as they go (OUTAGE=30, SOAK_REQUESTS=720000)
 	@requirements/machine
 	@requirements/venv dev
 	@OUTAGE_SECONDS=$(or $(OUTAGE),30) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py tests/stories/test_failover_under_load.py)
+	@[ -n "$(ARGS)" ] || $(MAKE) limits
 	@$(BIN)/python -m tests.soak.endurance
 
-bench: ## how fast it is beside nginx and others, in one interleaved run (QUICK=1, ROUNDS=5, SCENES=small,idle, JSON=FILE)
+bench: ## how fast it is beside nginx and others, in one interleaved run (QUICK=1, ROUNDS=5, SCENES=small,slow, JSON=FILE)
 	@requirements/machine benchmarks
 	@requirements/venv dev
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) \

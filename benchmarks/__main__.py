@@ -28,7 +28,7 @@ from benchmarks.rounds import Pace
 from benchmarks.scenes import Cast
 from benchmarks.stage import Stage, stage
 
-SCENES: Final = ("small", "bodies", "concurrency", "workers", "idle", "sessions")
+SCENES: Final = ("small", "bodies", "concurrency", "workers", "idle", "slow", "sessions")
 SPARE: Final = 200
 """Files that a process has open beside the connections that are held."""
 RESULTS: Final = Path(__file__).parent / "results"
@@ -41,10 +41,12 @@ class Plan(NamedTuple):
     side: Pace  # of the scenes beside the main one
     connections: int
     sessions: int
+    slow: int  # clients
+    beset: float  # seconds of the load that they are to disturb
 
 
-WHOLE: Final = Plan(Pace(5, 1.5, 3), Pace(3, 1.0, 2), 10_000, 100_000)
-QUICK: Final = Plan(Pace(3, 0.5, 1), Pace(1, 0.5, 1), 1_000, 5_000)
+WHOLE: Final = Plan(Pace(5, 1.5, 3), Pace(3, 1.0, 2), 10_000, 100_000, 999, 8.0)
+QUICK: Final = Plan(Pace(3, 0.5, 1), Pace(1, 0.5, 1), 1_000, 5_000, 99, 2.0)
 
 
 @asynccontextmanager
@@ -89,6 +91,10 @@ class Run:
             held = await scenes.idle(place, self._plan.connections)
             self._keep("idle", {name: one.as_json() for name, one in held.items()})
             print(report.held_table(held))
+        if "slow" in self._chosen:
+            beset = await scenes.slow(place, self._plan.slow, self._plan.side, self._plan.beset)
+            self._keep("slow", {name: one.as_json() for name, one in beset.items()})
+            print(report.beset_table(beset))
         if "sessions" in self._chosen:
             await self._sessions()
 

@@ -10,6 +10,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -35,6 +36,14 @@ class Sustained(NamedTuple):
     requests: int
     rate: float  # requests per second
     flow: float  # octets per second
+    p50: float  # seconds
+    p99: float  # seconds
+
+
+class Steady(NamedTuple):
+    """What h2load's log says of a run at a fixed rate in which everything went well."""
+
+    requests: int
     p50: float  # seconds
     p99: float  # seconds
 
@@ -78,6 +87,18 @@ def sustained(text: str, *, size: int) -> Sustained:
     return Sustained(requests, rate, flow, p50, p99)
 
 
+def logged(text: str) -> Steady:
+    """The log of h2load: a line for each request, with its status and microseconds; raises WrongAnswers as above."""
+    rows = [line.split("\t") for line in text.splitlines()]
+    if bad := [row for row in rows if len(row) < 3 or not row[1].startswith("2")]:
+        raise WrongAnswers(f"{len(bad)} of {len(rows)} requests were not answered with 2xx: {bad[0]}")
+    times = sorted(int(row[2]) * 1e-6 for row in rows)
+    if not times:
+        raise WrongAnswers("the load generator has logged no request")
+    p50, p99 = (times[min(int(len(times) * share), len(times) - 1)] for share in (0.5, 0.99))
+    return Steady(len(times), p50, p99)
+
+
 async def _run(*argv: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -105,6 +126,17 @@ async def h2load(url: str, headers: Mapping[str, str], *, requests: int, connect
     words = _words(headers, host=":authority")  # it writes a Host of its own beside any other
     connections = min(connections, requests)
     return counted(await _run("h2load", "--h1", f"-n{requests}", f"-c{connections}", "-t1", *words, url))
+
+
+async def steady(
+    url: str, headers: Mapping[str, str], *, seconds: float, connections: int, rate: int, log: Path
+) -> Steady:
+    """So many requests per second on each of so many kept connections; a slow answer holds up its own alone."""
+    await asyncio.to_thread(log.unlink, missing_ok=True)
+    requests = round(seconds * rate) * connections
+    words = [f"-n{requests}", f"-c{connections}", "-t1", f"--rps={rate}", f"--log-file={log}"]
+    counted(await _run("h2load", "--h1", *words, *_words(headers, host=":authority"), url))
+    return logged(await asyncio.to_thread(log.read_text, encoding="ascii"))
 
 
 async def wrk(url: str, headers: Mapping[str, str], *, seconds: float, connections: int, size: int) -> Sustained:

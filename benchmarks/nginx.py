@@ -16,6 +16,11 @@ from tests.peers.program import PATIENCE, Program, free_port
 SIZES: Final = {"/1k": 1024, "/64k": 65_536, "/1m": 1_048_576}
 """Targets, and the octets of their bodies."""
 SEEN: Final = "/seen"
+LARGE: Final = "/large"
+"""Larger than what all buffers on its way can hold."""
+SINK: Final = "/sink"
+"""Takes a body, and answers when it is whole."""
+_LARGE_OCTETS: Final = 1 << 26
 TOLD: Final = ("authorization", "x_forwarded_user", "x_forwarded_email", "x_forwarded_groups", "cookie")
 """The request headers that ``/seen`` tells, a line each, in nginx's spelling."""
 _USER: Final = "user root;\n" if os.getuid() == 0 else ""
@@ -48,6 +53,7 @@ _APPLICATION: Final = """  sendfile on;
     root {folder}/bodies;
     default_type application/octet-stream;
     location = {seen} {{ default_type text/plain; return 200 "{told}"; }}
+    location = {sink} {{ client_max_body_size 0; proxy_pass http://127.0.0.1:{port}{seen}; }}
   }}"""
 
 # Bodies fit into the buffers: with the default ones a megabyte goes through a temporary file.
@@ -61,6 +67,7 @@ _PROXY: Final = """  upstream application {{
   proxy_buffer_size 16k;
   proxy_buffers 64 32k;
   proxy_busy_buffers_size 64k;
+  proxy_max_temp_file_size 0;
   server {{
     listen 127.0.0.1:{port};
     location / {{
@@ -118,8 +125,10 @@ def application(folder: Path) -> Nginx:
     bodies.mkdir(parents=True)
     for target, size in SIZES.items():
         (bodies / target.strip("/")).write_bytes(b"x" * size)
+    with (bodies / LARGE.strip("/")).open("wb") as large:
+        large.truncate(_LARGE_OCTETS)  # nothing of it is on the disk
     told = "\\n".join(f"{name}: $http_{name}" for name in TOLD)
-    return Nginx(folder, _APPLICATION, seen=SEEN, told=told)
+    return Nginx(folder, _APPLICATION, seen=SEEN, sink=SINK, told=told)
 
 
 def plain_proxy(folder: Path, *, upstream: int, workers: int = 1) -> Nginx:

@@ -16,6 +16,7 @@ from benchmarks.idle import Held
 from benchmarks.nginx import executable
 from benchmarks.processes import Cores
 from benchmarks.rounds import Series
+from benchmarks.slow import WHENS, Beset
 
 
 def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -70,6 +71,18 @@ def held_table(found: Mapping[str, Held]) -> str:
     ]
     heads = ("", "MiB before", "MiB with them", "KiB each")
     return table(f"Memory at {count:,} idle keep-alive connections", heads, rows)
+
+
+def beset_table(found: Mapping[str, Beset]) -> str:
+    """What others waited, and what the slow clients cost."""
+    rows = []
+    for name, one in found.items():
+        waits = [one.figure(when, share).median * 1e3 for share in ("p50", "p99") for when in WHENS]
+        ratio = f"{one.ratio.median:.2f} ({one.ratio.low:.2f} to {one.ratio.high:.2f})"
+        rows.append([name, *map(_number, waits), ratio, f"{one.memory / 1024:,.0f}"])
+    count = next(iter(found.values())).slow
+    heads = ("", "p50 ms", *WHENS[1:], "p99 ms", *WHENS[1:], "p99 during/before", "KiB each")
+    return table(f"What others wait while {count:,} slow clients hold on", heads, rows)
 
 
 def _said(*argv: str) -> str:

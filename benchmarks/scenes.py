@@ -15,6 +15,7 @@ from benchmarks.idle import Held, held
 from benchmarks.nginx import SIZES
 from benchmarks.processes import pinned
 from benchmarks.rounds import Pace, Series, Shot, interleaved
+from benchmarks.slow import Beset, beset
 from benchmarks.soundness import decides, passes
 from benchmarks.stage import Stage
 
@@ -94,6 +95,17 @@ async def idle(stage: Stage, connections: int) -> dict[str, Held]:
         reference = await stack.enter_async_context(nginx(apart))
         ours = await stack.enter_async_context(authproxy(apart))
         return {one.name: await held(one, connections) for one in (reference, ours.proxied)}
+
+
+async def slow(stage: Stage, clients: int, pace: Pace, seconds: float) -> dict[str, Beset]:
+    """How long others wait at nginx and at ours while so many slow clients hold on; fresh processes."""
+    apart = stage._replace(folder=stage.folder / "slow")
+    apart.folder.mkdir()
+    async with AsyncExitStack() as stack:
+        reference = await stack.enter_async_context(nginx(apart))
+        ours = await stack.enter_async_context(authproxy(apart))
+        both = (reference, ours.proxied)
+        return await beset(both, clients, rounds=pace.rounds, seconds=seconds, folder=apart.folder)
 
 
 async def sessions(count: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The same odd requests through us to nginx, HAProxy, Apache (where it is installed) and a Python server.
+"""The same odd requests through us to nginx, HAProxy, Apache and a Python server.
 
 Each upstream must have read as many requests as were decided on, with the same methods, paths and bodies: no request
 comes into being between us and it, and none becomes another.
@@ -6,6 +6,7 @@ comes into being between us and it, and none becomes another.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,9 +21,9 @@ from tests.hostile.odd_requests import NUMBER, Odd, odd_requests
 from tests.hostile.wire import Wire, head, opened
 from tests.peers.plain_server import Noted, plain_server
 from tests.peers.recording_upstream import Arrived, Incoming, RecordingUpstream
-from tests.peers.servers import available, serving
+from tests.peers.servers import SERVERS, serving
 
-PEERS = ["python", *available()]
+PEERS = ["python", *SERVERS]
 MARKED = b"HTTP/1.1 200 OK\r\nX-Recorder: here\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -130,7 +131,7 @@ def test_an_upstream_reads_what_was_decided_on(ensemble: Ensemble, name: str) ->
     assert not [path for path in peer.read_as() if not path.startswith("/public/")]
     for one in peer.noted():
         number, _, what = one.target.removeprefix("/public/d/").partition("/")
-        index = int("".join(character for character in number if character.isdigit())[:3])
+        (index,) = map(int, re.findall("^[0-9]+", number))
         assert one.body == (b"" if what in ("second", "last") else odds[index].body), (one, odds[index])
     assert sum(found.values()) > NUMBER / 4, "hardly any of them was let through: the grammar is too odd"
     wire.look_back(mark)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from tests.peers.program import Program, free_port
 
@@ -75,9 +76,8 @@ def installed(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
 
 
-def available() -> list[str]:
-    """The servers that can be started here.  nginx and HAProxy always can: the tests' machine has them."""
-    return ["nginx", "haproxy", *(["apache2"] if installed("apache2") else [])]
+SERVERS: Final = ("nginx", "haproxy", "apache2")
+"""Those that the tests' machine has."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ No timings, and no load generators: those are for `make bench`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -14,13 +15,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks.candidates import authproxy, nginx, started, textbook_proxy
-from benchmarks.generators import WrongAnswers
+from benchmarks.figures import Figure
+from benchmarks.generators import Steady, WrongAnswers
 from benchmarks.idle import held
 from benchmarks.processes import cpu_seconds
 from benchmarks.request import ask
 from benchmarks.scenes import DECISION, Cast
+from benchmarks.slow import Beset, Round, kinds
 from benchmarks.soundness import decides, passes
 from benchmarks.stage import GROUPS, Stage, stage
+from tests.peers.program import PATIENCE
+from tests.peers.slow_clients import SlowClients
 
 
 @pytest.fixture
@@ -89,6 +94,29 @@ async def test_open_connections_are_held(cast: Cast) -> None:
     ours = cast.ours.proxied
     with pytest.raises(WrongAnswers, match="an answer began with"):
         await held(ours._replace(headers={**ours.headers, "Cookie": "visitor=1"}), 1)
+
+
+async def test_slow_clients_hold_on(cast: Cast) -> None:
+    """At both proxies of that scene: readers are being answered, heads and bodies wait, and nobody is cut off."""
+    for one in (cast.proxies[0], cast.ours.proxied):
+        with SlowClients(one.port, kinds(one), 30) as slow:
+            async with asyncio.timeout(PATIENCE):
+                while slow.answers.total() != 10:
+                    await asyncio.sleep(0.05)  # sockets in a thread: there is no event to wait for
+        assert slow.answers.keys() == {("reader", "HTTP/1.1 200")}, one.name
+        assert not slow.cut, one.name
+
+
+def test_what_the_slow_clients_cost() -> None:
+    """The ratio is taken in each round; memory is the highest of all rounds over that before the first."""
+    waits = [Steady(10, 0.001, wait) for wait in (0.002, 0.006, 0.003)]
+    first, second, third = waits
+    rounds = [Round(first, second, third, 10_000, 110_000), Round(third, second, first, 90_000, 80_000)]
+    found = Beset(100, rounds)
+    assert found.ratio == pytest.approx(Figure((1.5 + 2 / 3) / 2, 2 / 3, 1.5))
+    assert found.memory == 1000
+    assert found.figure("arriving", "p99").median == 0.006
+    assert found.as_json()["before"]["p50"]["median"] == 0.001
 
 
 async def test_workers_are_counted_together(place: Stage) -> None:

@@ -31,6 +31,7 @@ EARLY = 0.5  # seconds before the first renewal is due
 BOUND = 1.0 + 1.5  # seconds in which a sign-out reaches the other replica (docs/sessions.md), on a busy machine
 IDLE = 8.0  # seconds; a cookie is sealed again every quarter of it
 STEADY = 1.5
+TRANSIT = 0.1  # seconds from the decision, when the token was good, to the application, on a busy machine
 pytestmark = pytest.mark.timeout(240)
 
 Building = Callable[..., Awaitable[Fleet]]
@@ -194,4 +195,4 @@ async def test_the_client_secret_is_rotated(
     assert ledger.statuses.keys() == {200, 401}  # the reload did come after the change
     assert len(ledger.refreshes_by_sid) == 100  # those that were refused were renewed later
     assert ledger.refreshed(*load.phases["after"]) >= 20
-    assert fleet.watch.expired == []
+    assert [late for late in fleet.watch.late if late > TRANSIT] == []

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from benchmarks.generators import Counted, WrongAnswers, counted, sustained
+from benchmarks.generators import Counted, Steady, WrongAnswers, counted, logged, sustained
 
 ROOT: Final = Path(__file__).parents[3]
 H2LOAD: Final = """starting benchmark...
@@ -92,6 +92,20 @@ def test_redirects_under_load_stop() -> None:
     """wrk does not count them as errors: answers that are smaller than the body are not the body."""
     with pytest.raises(WrongAnswers, match="expected more than 1024"):
         sustained(WRK.replace("91.85MB", "21.85MB"), size=1024)
+
+
+def test_the_log_is_understood() -> None:
+    """Percentiles of the third column, in seconds, in whatever order the lines are."""
+    lines = [f"1795417910000000\t200\t{number}" for number in range(1000, 0, -1)]
+    assert logged("\n".join(lines) + "\n") == pytest.approx(Steady(1000, 501e-6, 991e-6))
+
+
+@pytest.mark.parametrize("bad", ["1\t-1\t50", "1\t302\t50", "1\t200", ""], ids=["broken", "redirect", "short", "none"])
+def test_a_log_with_anything_else_stops(bad: str) -> None:
+    """One broken request, one redirect, a line that is not known, or no request at all."""
+    lines = ["1\t200\t40\t3"] * 5 if bad else []
+    with pytest.raises(WrongAnswers):
+        logged("\n".join([*lines, bad] if bad else lines))
 
 
 def stand_in(folder: Path, name: str, says: str) -> None:
