@@ -74,12 +74,13 @@ def describe(raw: Raw, *, trusted: TrustedProxies, request_id: str, public_schem
     Raises BadRequest (``bad_host``, ``bad_target``, ``bad_path``, ``ambiguous_path``, ``ambiguous_target``,
     ``bad_method``, ``bad_forwarded``), MethodNotAllowed ``method_not_served``, VersionNotSupported.
     """
-    _check_method(raw.method)
     told: _Told | None = raw.headers.facts.get(trusted)
     if told is None or not told.holds_for(raw, public_scheme):
+        _check_method(raw.method)
         told = raw.headers.facts[trusted] = _Told(raw, trusted, public_scheme)
-    if told.target != raw.target:
-        told.take(raw.target)
+    if told.target is not raw.target or told.method is not raw.method:
+        _check_method(raw.method)
+        told.take(raw)
     return RequestInfo(
         raw.method, told.scheme, told.host, told.authority, told.path, told.readings, told.query, told.has_query,
         told.client, raw.peer, raw.headers,
@@ -92,14 +93,17 @@ class _Told:
     """What the headers and the connection say, whatever is asked for; and what was asked for last."""
 
     __slots__ = (
-        "_addressed", "_by", "authority", "believed", "client", "has_query", "host", "path", "query", "readings",
-        "scheme", "target",
+        "_addressed", "_peer", "_public_scheme", "_tls", "_version", "authority", "believed", "client", "has_query",
+        "host", "method", "path", "query", "readings", "scheme", "target",
     )  # fmt: skip
 
     def __init__(self, raw: Raw, trusted: TrustedProxies, public_scheme: str) -> None:
         _check_version(raw.http_version)
         headers = raw.headers
-        self._by: Final = raw.peer, raw.tls, raw.http_version, public_scheme
+        self._peer: Final = raw.peer
+        self._tls: Final = raw.tls
+        self._version: Final = raw.http_version
+        self._public_scheme: Final = public_scheme
         self._addressed: Final = _host_header(raw)
         self.believed: Final = raw.peer in trusted
         authority = _forwarded_host(headers, self._addressed) if self.believed else self._addressed
@@ -107,18 +111,24 @@ class _Told:
         self.authority: Final = authority.text
         self.scheme: Final = "https" if raw.tls else _forwarded_scheme(headers) if self.believed else public_scheme
         self.client: Final = client_address(raw.peer, headers, trusted)
+        self.method = ""
         self.target: bytes | None = None
 
     def holds_for(self, raw: Raw, public_scheme: str) -> bool:
         """Whether nothing else but the target and the method can be different."""
-        return self._by == (raw.peer, raw.tls, raw.http_version, public_scheme)
+        return (
+            self._peer == raw.peer
+            and self._tls is raw.tls
+            and self._version == raw.http_version
+            and self._public_scheme == public_scheme
+        )
 
-    def take(self, target: bytes) -> None:
+    def take(self, raw: Raw) -> None:
         """Another target.  Raises BadRequest, and then holds what it held."""
-        found = _target(target, self._addressed)
+        found = _target(raw.target, self._addressed)
         self.readings = readings(found.path)
         self.path, self.query, self.has_query = found
-        self.target = target
+        self.method, self.target = raw.method, raw.target
 
 
 def described(
