@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, cast
 from authproxy import authz, mutate
 from authproxy.authn.chain import Chain, Proved
 from authproxy.edge.answer import Answers
+from authproxy.edge.decisions import Verdict, ingress_fields
 from authproxy.errors import ClientGone, Forbidden, Refusal, Unavailable
 from authproxy.exchange import Exchange, Lifetime
 from authproxy.model import Answer, Decision, Fields, HeaderList, Identity, Match, RequestInfo, Route, UpstreamRequest
@@ -51,6 +52,15 @@ class Permit:
         self.match: Final = match
         self.proved: Final = proved
         self.decision: Final = decision
+
+
+class _Asked(NamedTuple):
+    """What an ingress asks."""
+
+    info: RequestInfo
+    success: int
+    release_tokens: bool
+    began: float
 
 
 class Pipeline:
@@ -156,33 +166,41 @@ class Pipeline:
             return _CLIENT_GONE
         return answer.status
 
-    async def forward_auth(self, info: RequestInfo, *, success: int, release_tokens: bool) -> Answer:
+    def forward_auth(self, info: RequestInfo, *, success: int, release_tokens: bool) -> Verdict | Awaitable[Verdict]:
         """The second door: say what would be decided for the request that an ingress describes.
 
         ``release_tokens``: the caller has shown that it is an ingress, and may be given the ID token for the app.
+        What still has to be awaited, where memory alone cannot tell.  One audit record, when it is told.
         """
-        began, match, permit, refusal = self.clock(), None, None, None
+        asked = _Asked(info, success, release_tokens, self.clock())
+        match = None
         try:
             match = self._routes.match(info)
-            decided = self.decide(info, match)
-            permit = decided if isinstance(decided, Permit) else await decided
-            answer = self._permitted(info, permit, success, release_tokens)
+            permit = self.decide(info, match)
         except Refusal as no:
-            refusal = no
-            answer = self._answers.bare(no, info.request_id, match)
-        self.observe(info, match, permit, answer.status, refusal, began)
-        return answer
+            return self._denied(asked, match, None, no)
+        return self._allowed(asked, permit) if isinstance(permit, Permit) else self._told(asked, match, permit)
 
-    @staticmethod
-    def _permitted(info: RequestInfo, permit: Permit, success: int, release_tokens: bool) -> Answer:
-        identity = permit.proved.identity
-        headers = list(mutate.auth_request_headers(identity))
-        headers += [(b"Set-Cookie", cookie.encode()) for cookie in permit.proved.set_cookies]
-        authorization = mutate.upstream_authorization(permit.match.app.upstream, identity) if release_tokens else None
-        if authorization is not None:
-            headers.append((b"Authorization", authorization))
-        headers += [(b"X-Request-Id", info.request_id.encode()), (b"Cache-Control", b"no-store")]
-        return Answer(success, tuple(headers))
+    async def _told(self, asked: _Asked, match: Match, permit: Awaitable[Permit]) -> Verdict:
+        try:
+            return self._allowed(asked, await permit)
+        except Refusal as no:
+            return self._denied(asked, match, None, no)
+
+    def _allowed(self, asked: _Asked, permit: Permit) -> Verdict:
+        match, proved, _ = permit
+        upstream = match.app.upstream if asked.release_tokens else None
+        try:
+            told = ingress_fields(proved.identity, upstream, asked.info.request_id, proved.set_cookies)
+        except Refusal as no:
+            return self._denied(asked, match, permit, no)
+        self.observe(asked.info, match, permit, asked.success, None, asked.began)
+        return Verdict(asked.success, told)
+
+    def _denied(self, asked: _Asked, match: Match | None, permit: Permit | None, no: Refusal) -> Verdict:
+        answer = self._answers.bare(no, asked.info.request_id, match)
+        self.observe(asked.info, match, permit, answer.status, no, asked.began)
+        return Verdict(answer.status, answer.headers)
 
     def observe(
         self, info: RequestInfo, match: Match | None, permit: Permit | None, status: int, refusal: Refusal | None,

@@ -35,14 +35,22 @@ _BROKEN: Final = Answer(500)
 _CHECKED: Final = object()
 
 
+Served = Callable[[Exchange], Awaitable[None] | None]
+
+
 class Behind(NamedTuple):
-    """What a listener leads to.  ``proxied`` returns what still has to be awaited, or None."""
+    """What a listener leads to.  ``proxied`` and ``asked`` return what still has to be awaited, or None.
+
+    ``asked`` answers the paths of ours that are no pages (``asked_at``): the questions of an ingress.
+    """
 
     pages: web.Application
     describe: Callable[[Raw], RequestInfo]
     is_ours: Callable[[RequestInfo], bool]
-    proxied: Callable[[Exchange], Awaitable[None] | None]
+    proxied: Served
     refused: Callable[[Refusal, RequestInfo | None, Raw | None], Answer]
+    asked: Served | None = None
+    asked_at: frozenset[str] = frozenset()
 
 
 class _Rooms:
@@ -52,6 +60,13 @@ class _Rooms:
         self.behind: Final = behind
         self.pages: Final = Pages(behind.pages)
         self.inside: Final[set[ClientExchange]] = set()
+
+    def ours(self, exchange: ClientExchange) -> Awaitable[None] | None:
+        """Answer with what is ours: a page, or what an ingress asks for."""
+        asked = self.behind.asked
+        if asked is not None and exchange.info.raw_path in self.behind.asked_at:
+            return asked(exchange)
+        return self.pages.serve(exchange)
 
 
 class FrontDoor:
@@ -189,7 +204,7 @@ class FrontDoor:
             _check_wire(raw)
             info = exchange.info = behind.describe(raw)
             exchange.suspect = False
-            work = rooms.pages.serve(exchange) if behind.is_ours(info) else behind.proxied(exchange)
+            work = rooms.ours(exchange) if behind.is_ours(info) else behind.proxied(exchange)
         except (Refusal, ClientGone, Exception) as error:
             self._failed(exchange, error, raw)
             return
