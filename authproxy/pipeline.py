@@ -54,15 +54,6 @@ class Permit:
         self.decision: Final = decision
 
 
-class _Asked(NamedTuple):
-    """What an ingress asks."""
-
-    info: RequestInfo
-    success: int
-    release_tokens: bool
-    began: float
-
-
 class Pipeline:
     """Decides every request, and carries out what was decided."""
 
@@ -170,37 +161,20 @@ class Pipeline:
         """The second door: say what would be decided for the request that an ingress describes.
 
         ``release_tokens``: the caller has shown that it is an ingress, and may be given the ID token for the app.
-        What still has to be awaited, where memory alone cannot tell.  One audit record, when it is told.
+        What still has to be awaited, where memory alone cannot tell.  One audit record, when it is said.
         """
-        asked = _Asked(info, success, release_tokens, self.clock())
+        inquiry = _Inquiry(self, info, success, release_tokens)
         match = None
         try:
             match = self._routes.match(info)
             permit = self.decide(info, match)
         except Refusal as no:
-            return self._denied(asked, match, None, no)
-        return self._allowed(asked, permit) if isinstance(permit, Permit) else self._told(asked, match, permit)
+            return inquiry.denied(no, match)
+        return inquiry.allowed(permit) if isinstance(permit, Permit) else inquiry.awaited(permit, match)
 
-    async def _told(self, asked: _Asked, match: Match, permit: Awaitable[Permit]) -> Verdict:
-        try:
-            return self._allowed(asked, await permit)
-        except Refusal as no:
-            return self._denied(asked, match, None, no)
-
-    def _allowed(self, asked: _Asked, permit: Permit) -> Verdict:
-        match, proved, _ = permit
-        upstream = match.app.upstream if asked.release_tokens else None
-        try:
-            told = ingress_fields(proved.identity, upstream, asked.info.request_id, proved.set_cookies)
-        except Refusal as no:
-            return self._denied(asked, match, permit, no)
-        self.observe(asked.info, match, permit, asked.success, None, asked.began)
-        return Verdict(asked.success, told)
-
-    def _denied(self, asked: _Asked, match: Match | None, permit: Permit | None, no: Refusal) -> Verdict:
-        answer = self._answers.bare(no, asked.info.request_id, match)
-        self.observe(asked.info, match, permit, answer.status, no, asked.began)
-        return Verdict(answer.status, answer.headers)
+    def bare(self, refusal: Refusal, request_id: str, match: Match | None) -> Answer:
+        """How an ingress is told a refusal."""
+        return self._answers.bare(refusal, request_id, match)
 
     def observe(
         self, info: RequestInfo, match: Match | None, permit: Permit | None, status: int, refusal: Refusal | None,
@@ -309,6 +283,43 @@ class _Course:
         if not self._observed:
             self._observed = True
             self._pipeline.observe(self.exchange.info, self.match, self.permit, status, refusal, self._began)
+
+
+class _Inquiry:
+    """One question at the second door."""
+
+    __slots__ = ("_began", "_info", "_pipeline", "_release_tokens", "_success")
+
+    def __init__(self, pipeline: Pipeline, info: RequestInfo, success: int, release_tokens: bool) -> None:
+        self._pipeline: Final = pipeline
+        self._began: Final = pipeline.clock()
+        self._info: Final = info
+        self._success: Final = success
+        self._release_tokens: Final = release_tokens
+
+    def allowed(self, permit: Permit) -> Verdict:
+        """Yes, with what the ingress may know of the caller."""
+        match, proved, info = permit.match, permit.proved, self._info
+        upstream = match.app.upstream if self._release_tokens else None
+        try:
+            told = ingress_fields(proved.identity, upstream, info.request_id, proved.set_cookies)
+        except Refusal as no:
+            return self.denied(no, match, permit)
+        self._pipeline.observe(info, match, permit, self._success, None, self._began)
+        return Verdict(self._success, told)
+
+    def denied(self, no: Refusal, match: Match | None, permit: Permit | None = None) -> Verdict:
+        """No; ``permit`` where only the answer failed."""
+        answer = self._pipeline.bare(no, self._info.request_id, match)
+        self._pipeline.observe(self._info, match, permit, answer.status, no, self._began)
+        return Verdict(answer.status, answer.headers)
+
+    async def awaited(self, permit: Awaitable[Permit], match: Match) -> Verdict:
+        """One of the two, once it is known."""
+        try:
+            return self.allowed(await permit)
+        except Refusal as no:
+            return self.denied(no, match)
 
 
 def _missing(decision: Decision) -> str:

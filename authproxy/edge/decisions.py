@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from authproxy import mutate
 from authproxy.edge.pages import in_time, whole_body
-from authproxy.edge.request_info import Raw, Source, TrustedProxies, described
+from authproxy.edge.request_info import Source, TrustedProxies, described
 from authproxy.errors import Refusal
 from authproxy.exchange import Exchange
 from authproxy.http1 import text
@@ -114,20 +114,14 @@ class Decisions:
 
     def _verdict(self, asking: RequestInfo) -> Verdict | Awaitable[Verdict]:
         try:
-            info = self._described(asking)
+            info = described(
+                asking, trusted=self._trusted, request_id=asking.request_id, public_scheme=self._public_scheme,
+                source=self._source,
+            )  # fmt: skip
         except Refusal as refusal:
             return self._not_believed(asking, refusal)
         release = self._private or self._shows_secret(asking)
         return self._decide(info, success=self._success, release_tokens=release)
-
-    def _described(self, asking: RequestInfo) -> RequestInfo:
-        raw = Raw(
-            asking.method, b"", asking.headers, asking.peer, asking.scheme == "https", asking.http_version
-        )  # fmt: skip
-        return described(
-            raw, trusted=self._trusted, request_id=asking.request_id, public_scheme=self._public_scheme,
-            source=self._source,
-        )  # fmt: skip
 
     def _not_believed(self, asking: RequestInfo, refusal: Refusal) -> Verdict:
         """There is nothing to decide about: the record is of the asking."""
