@@ -163,18 +163,43 @@ class Pipeline:
         ``release_tokens``: the caller has shown that it is an ingress, and may be given the ID token for the app.
         What still has to be awaited, where memory alone cannot tell.  One audit record, when it is said.
         """
-        inquiry = _Inquiry(self, info, success, release_tokens)
-        match = None
+        began, match = self.clock(), None
         try:
             match = self._routes.match(info)
             permit = self.decide(info, match)
         except Refusal as no:
-            return inquiry.denied(no, match)
-        return inquiry.allowed(permit) if isinstance(permit, Permit) else inquiry.awaited(permit, match)
+            return self._denied(info, match, None, no, began)
+        if isinstance(permit, Permit):
+            return self._allowed(info, permit, success, release_tokens, began)
+        return self._said_later(info, match, permit, success, release_tokens, began)
 
-    def bare(self, refusal: Refusal, request_id: str, match: Match | None) -> Answer:
-        """How an ingress is told a refusal."""
-        return self._answers.bare(refusal, request_id, match)
+    async def _said_later(
+        self, info: RequestInfo, match: Match, permit: Awaitable[Permit], success: int, release_tokens: bool,
+        began: float,
+    ) -> Verdict:  # fmt: skip
+        try:
+            return self._allowed(info, await permit, success, release_tokens, began)
+        except Refusal as no:
+            return self._denied(info, match, None, no, began)
+
+    def _allowed(
+        self, info: RequestInfo, permit: Permit, success: int, release_tokens: bool, began: float
+    ) -> Verdict:  # fmt: skip
+        match, proved = permit.match, permit.proved
+        upstream = match.app.upstream if release_tokens else None
+        try:
+            told = ingress_fields(proved.identity, upstream, info.request_id, proved.set_cookies)
+        except Refusal as no:
+            return self._denied(info, match, permit, no, began)
+        self.observe(info, match, permit, success, None, began)
+        return success, told
+
+    def _denied(
+        self, info: RequestInfo, match: Match | None, permit: Permit | None, no: Refusal, began: float
+    ) -> Verdict:  # fmt: skip
+        answer = self._answers.bare(no, info.request_id, match)
+        self.observe(info, match, permit, answer.status, no, began)
+        return answer.status, answer.headers
 
     def observe(
         self, info: RequestInfo, match: Match | None, permit: Permit | None, status: int, refusal: Refusal | None,
@@ -184,11 +209,11 @@ class Pipeline:
         seconds = max(self.clock() - began, 0.0)
         app = match.app.name if match else ""
         code = refusal.code if refusal else ""
-        identity = permit.proved.identity if permit else None
         self._metrics.exchange(app, status, seconds, code)
         if permit is not None and not code:
             self._audit.exchange(info, _told(permit), status, seconds)
             return
+        identity = permit.proved.identity if permit else None
         self._audit.record(
             "exchange", request_id=info.request_id, client=info.client, method=info.method, host=info.host,
             path=info.raw_path, app=app, route=match.route.where if match else "", status=status, code=code,
@@ -283,43 +308,6 @@ class _Course:
         if not self._observed:
             self._observed = True
             self._pipeline.observe(self.exchange.info, self.match, self.permit, status, refusal, self._began)
-
-
-class _Inquiry:
-    """One question at the second door."""
-
-    __slots__ = ("_began", "_info", "_pipeline", "_release_tokens", "_success")
-
-    def __init__(self, pipeline: Pipeline, info: RequestInfo, success: int, release_tokens: bool) -> None:
-        self._pipeline: Final = pipeline
-        self._began: Final = pipeline.clock()
-        self._info: Final = info
-        self._success: Final = success
-        self._release_tokens: Final = release_tokens
-
-    def allowed(self, permit: Permit) -> Verdict:
-        """Yes, with what the ingress may know of the caller."""
-        match, proved, info = permit.match, permit.proved, self._info
-        upstream = match.app.upstream if self._release_tokens else None
-        try:
-            told = ingress_fields(proved.identity, upstream, info.request_id, proved.set_cookies)
-        except Refusal as no:
-            return self.denied(no, match, permit)
-        self._pipeline.observe(info, match, permit, self._success, None, self._began)
-        return Verdict(self._success, told)
-
-    def denied(self, no: Refusal, match: Match | None, permit: Permit | None = None) -> Verdict:
-        """No; ``permit`` where only the answer failed."""
-        answer = self._pipeline.bare(no, self._info.request_id, match)
-        self._pipeline.observe(self._info, match, permit, answer.status, no, self._began)
-        return Verdict(answer.status, answer.headers)
-
-    async def awaited(self, permit: Awaitable[Permit], match: Match) -> Verdict:
-        """One of the two, once it is known."""
-        try:
-            return self.allowed(await permit)
-        except Refusal as no:
-            return self.denied(no, match)
 
 
 def _missing(decision: Decision) -> str:

@@ -59,12 +59,14 @@ class _Rooms:
     def __init__(self, behind: Behind) -> None:
         self.behind: Final = behind
         self.pages: Final = Pages(behind.pages)
+        self._asked: Final = behind.asked
+        self._asked_at: Final = behind.asked_at
         self.inside: Final[set[ClientExchange]] = set()
 
     def ours(self, exchange: ClientExchange) -> Awaitable[None] | None:
         """Answer with what is ours: a page, or what an ingress asks for."""
-        asked = self.behind.asked
-        if asked is not None and exchange.info.raw_path in self.behind.asked_at:
+        asked = self._asked
+        if asked is not None and exchange.info.raw_path in self._asked_at:
             return asked(exchange)
         return self.pages.serve(exchange)
 

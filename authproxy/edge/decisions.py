@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from authproxy import mutate
 from authproxy.edge.pages import in_time, whole_body
@@ -24,11 +24,8 @@ from authproxy.observe.metrics import Metrics
 _SECRET: Final = b"x-authproxy-secret"
 
 
-class Verdict(NamedTuple):
-    """What an ingress is told; it never has a body."""
-
-    status: int
-    headers: HeaderList | Fields
+Verdict = tuple[int, HeaderList | Fields]
+"""What an ingress is told: the status and the headers.  There is never a body."""
 
 
 class Decide(Protocol):
@@ -102,7 +99,7 @@ class Decisions:
         if exchange.body_length != 0:
             return in_time(self._asked_with_body(exchange))
         verdict = self._verdict(exchange.info)
-        if isinstance(verdict, Verdict):
+        if isinstance(verdict, tuple):
             _say(exchange, verdict)
             return None
         return in_time(_say_later(exchange, verdict))
@@ -110,7 +107,7 @@ class Decisions:
     async def _asked_with_body(self, exchange: Exchange) -> None:
         await whole_body(exchange)
         verdict = self._verdict(exchange.info)
-        _say(exchange, verdict if isinstance(verdict, Verdict) else await verdict)
+        _say(exchange, verdict if isinstance(verdict, tuple) else await verdict)
 
     def _verdict(self, asking: RequestInfo) -> Verdict | Awaitable[Verdict]:
         try:
@@ -131,7 +128,7 @@ class Decisions:
             "exchange", request_id=asking.request_id, client=asking.client, method=asking.method, host=asking.host,
             path=asking.raw_path, status=answer.status, code=refusal.code,
         )  # fmt: skip
-        return Verdict(answer.status, answer.headers)
+        return answer.status, answer.headers
 
     def _shows_secret(self, asking: RequestInfo) -> bool:
         shown = asking.headers.all(_SECRET)
@@ -153,4 +150,5 @@ async def _say_later(exchange: Exchange, verdict: Awaitable[Verdict]) -> None:
 def _say(exchange: Exchange, verdict: Verdict) -> None:
     # RFC 9110 section 8.6: a length is a claim about the GET that nobody makes of this address.
     length = None if exchange.info.method == "HEAD" else 0
-    exchange.respond(verdict.status, verdict.headers, length=length, body=b"")
+    status, headers = verdict
+    exchange.respond(status, headers, length=length, body=b"")

@@ -84,8 +84,7 @@ def describe(raw: Raw, *, trusted: TrustedProxies, request_id: str, public_schem
     return RequestInfo(
         raw.method, told.scheme, told.host, told.authority, told.path, told.readings, told.query, told.has_query,
         told.client, raw.peer, raw.headers,
-        accepted_request_id(raw.headers, request_id, trusted_peer=True) if told.believed else request_id,
-        raw.http_version, raw.certificate,
+        told.request_id or request_id, raw.http_version, raw.certificate,
     )  # fmt: skip
 
 
@@ -93,7 +92,7 @@ class _Told:
     """What the headers and the connection say, whatever is asked for; and what was asked for last."""
 
     __slots__ = (
-        "_addressed", "_by", "authority", "believed", "client", "has_query", "host", "path", "query", "readings",
+        "_addressed", "_by", "authority", "client", "has_query", "host", "path", "query", "readings", "request_id",
         "scheme", "target",
     )  # fmt: skip
 
@@ -102,12 +101,13 @@ class _Told:
         headers = raw.headers
         self._by: Final = raw.peer, raw.tls, raw.http_version, public_scheme
         self._addressed: Final = _host_header(raw)
-        self.believed: Final = raw.peer in trusted
-        authority = _forwarded_host(headers, self._addressed) if self.believed else self._addressed
+        believed = raw.peer in trusted
+        authority = _forwarded_host(headers, self._addressed) if believed else self._addressed
         self.host: Final = authority.host
         self.authority: Final = authority.text
-        self.scheme: Final = "https" if raw.tls else _forwarded_scheme(headers) if self.believed else public_scheme
+        self.scheme: Final = "https" if raw.tls else _forwarded_scheme(headers) if believed else public_scheme
         self.client: Final = client_address(raw.peer, headers, trusted)
+        self.request_id: Final = accepted_request_id(headers, "", trusted_peer=believed)
         self.target: bytes | None = None
 
     def holds_for(self, raw: Raw, public_scheme: str) -> bool:

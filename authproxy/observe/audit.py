@@ -20,6 +20,8 @@ _MAX: Final = 256  # characters of a text
 _SHORTEST: Final = 16
 _WHOLE: Final = 4096  # octets that POSIX has written to a pipe at once (PIPE_BUF)
 
+_MILLISECONDS: Final = tuple(f"{number:03d}" for number in range(1000))
+
 
 class Audit:
     """Writes records to a file or to standard output."""
@@ -66,9 +68,9 @@ class Audit:
         if not self._waiting:
             self._soon()
         self._waiting.append(
-            f'{{"time":"{self._said}.{int((now - second) * 1000):03d}Z","event":"exchange"'
+            f'{{"time":"{self._said}.{_MILLISECONDS[int((now - second) * 1000)]}Z","event":"exchange"'
             f',"request_id":"{info.request_id}","client":"{info.client}","method":"{info.method}","host":"{info.host}"'
-            f',"path":{_text(info.raw_path[:_MAX])}{told},"status":{status},"ms":{round(seconds * 1000, 1)}}}\n'
+            f',"path":{_text(info.raw_path[:_MAX])}{told},"status":{status},"ms":{seconds * 1000:.1f}}}\n'
         )
 
     def _soon(self) -> None:
