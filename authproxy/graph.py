@@ -26,6 +26,7 @@ from authproxy.authn.token import TokenAuthenticator
 from authproxy.edge.answer import Answers
 from authproxy.edge.connection import Behind, info_of
 from authproxy.edge.connections import Bound, Bounds
+from authproxy.edge.decisions import Decisions
 from authproxy.edge.origin import Origins
 from authproxy.edge.request_info import Raw, TrustedProxies, describe
 from authproxy.enrolling import Enrolling
@@ -35,7 +36,6 @@ from authproxy.model import Answer, Identity, RequestInfo
 from authproxy.oidc.issuer import Issuer
 from authproxy.oidc.provider import Provider
 from authproxy.pipeline import Pipeline
-from authproxy.portal.decisions import Decisions
 from authproxy.portal.pages import CSP, Pages
 from authproxy.portal.record import recording
 from authproxy.portal.routes import Parts, Portal
@@ -233,10 +233,10 @@ class Graph:
     def _decisions(self, *, private_listener: bool) -> Decisions:
         forward_auth = self.settings.forward_auth
         return Decisions(
-            info_of=info_of, decide=self.pipeline.forward_auth, refuse=self.answers.bare, trusted=self.trusted,
+            decide=self.pipeline.forward_auth, refuse=self.answers.bare, trusted=self.trusted,
             source=forward_auth.headers, success=forward_auth.success_status,
             secret=FreshSecret(forward_auth.secret) if forward_auth.secret else None, public_scheme=self.origins.scheme,
-            private_listener=private_listener,
+            private_listener=private_listener, audit=self.audit, metrics=self.metrics,
         )  # fmt: skip
 
     # What listeners lead to
@@ -247,22 +247,25 @@ class Graph:
         storage = SealedStorage(self.cookies, self.ring)
         pages = web.Application(middlewares=[self._recorded(), aiohttp_session.session_middleware(storage)])
         self.portal.attach(pages)
-        self._decisions(private_listener=False).attach(pages, prefix)
         if self.enrolling and self.enrolling.issues:
             self.enrolling.routes.attach(pages, prefix)
         ours = prefix + "/"
-        return self._behind(pages, is_ours=lambda info: info.raw_path.startswith(ours), bare=False)
+        return self._behind(
+            pages, self._decisions(private_listener=False), is_ours=lambda info: info.raw_path.startswith(ours),
+            bare=False,
+        )  # fmt: skip
 
     def decisions(self) -> Behind:
         """Decisions for ingresses, and nothing else."""
         pages = web.Application(middlewares=[self._recorded()])
-        self._decisions(private_listener=True).attach(pages, self.settings.prefix)
-        return self._behind(pages, is_ours=lambda _info: True, bare=True)
+        return self._behind(pages, self._decisions(private_listener=True), is_ours=lambda _info: True, bare=True)
 
     def _recorded(self) -> Middleware:
         return recording(info_of=info_of, audit=self.audit, metrics=self.metrics, clock=self._clock)
 
-    def _behind(self, pages: web.Application, *, is_ours: Callable[[RequestInfo], bool], bare: bool) -> Behind:
+    def _behind(
+        self, pages: web.Application, decisions: Decisions, *, is_ours: Callable[[RequestInfo], bool], bare: bool
+    ) -> Behind:
         def refused(refusal: Refusal, info: RequestInfo | None, raw: Raw | None) -> Answer:
             request_id = info.request_id if info else token(12)
             self._record_refusal(refusal, info, raw, request_id)
@@ -277,7 +280,10 @@ class Graph:
 
         connections = self.settings.listen.connections
         bounds = Bounds(connections.total, connections.per_client, self.trusted)
-        return Behind(pages, self._describe, is_ours, self.pipeline.proxy, refused, bounds, crowded)
+        at = decisions.paths(self.settings.prefix)
+        return Behind(
+            pages, self._describe, is_ours, self.pipeline.proxy, refused, bounds, crowded, decisions.asked, at
+        )  # fmt: skip
 
     def _describe(self, raw: Raw) -> RequestInfo:
         return describe(raw, trusted=self.trusted, request_id=self._ids.take(), public_scheme=self.origins.scheme)

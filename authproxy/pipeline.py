@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, cast
 from authproxy import authz, mutate
 from authproxy.authn.chain import Chain, Proved
 from authproxy.edge.answer import Answers
+from authproxy.edge.decisions import Verdict, ingress_fields
 from authproxy.errors import ClientGone, Forbidden, Refusal, Unavailable
 from authproxy.exchange import Exchange, Lifetime
 from authproxy.model import Answer, Decision, Fields, HeaderList, Identity, Match, RequestInfo, Route, UpstreamRequest
@@ -156,33 +157,49 @@ class Pipeline:
             return _CLIENT_GONE
         return answer.status
 
-    async def forward_auth(self, info: RequestInfo, *, success: int, release_tokens: bool) -> Answer:
+    def forward_auth(self, info: RequestInfo, *, success: int, release_tokens: bool) -> Verdict | Awaitable[Verdict]:
         """The second door: say what would be decided for the request that an ingress describes.
 
         ``release_tokens``: the caller has shown that it is an ingress, and may be given the ID token for the app.
+        What still has to be awaited, where memory alone cannot tell.  One audit record, when it is said.
         """
-        began, match, permit, refusal = self.clock(), None, None, None
+        began, match = self.clock(), None
         try:
             match = self._routes.match(info)
-            decided = self.decide(info, match)
-            permit = decided if isinstance(decided, Permit) else await decided
-            answer = self._permitted(info, permit, success, release_tokens)
+            permit = self.decide(info, match)
         except Refusal as no:
-            refusal = no
-            answer = self._answers.bare(no, info.request_id, match)
-        self.observe(info, match, permit, answer.status, refusal, began)
-        return answer
+            return self._denied(info, match, None, no, began)
+        if isinstance(permit, Permit):
+            return self._allowed(info, permit, success, release_tokens, began)
+        return self._said_later(info, match, permit, success, release_tokens, began)
 
-    @staticmethod
-    def _permitted(info: RequestInfo, permit: Permit, success: int, release_tokens: bool) -> Answer:
-        identity = permit.proved.identity
-        headers = list(mutate.auth_request_headers(identity))
-        headers += [(b"Set-Cookie", cookie.encode()) for cookie in permit.proved.set_cookies]
-        authorization = mutate.upstream_authorization(permit.match.app.upstream, identity) if release_tokens else None
-        if authorization is not None:
-            headers.append((b"Authorization", authorization))
-        headers += [(b"X-Request-Id", info.request_id.encode()), (b"Cache-Control", b"no-store")]
-        return Answer(success, tuple(headers))
+    async def _said_later(
+        self, info: RequestInfo, match: Match, permit: Awaitable[Permit], success: int, release_tokens: bool,
+        began: float,
+    ) -> Verdict:  # fmt: skip
+        try:
+            return self._allowed(info, await permit, success, release_tokens, began)
+        except Refusal as no:
+            return self._denied(info, match, None, no, began)
+
+    def _allowed(
+        self, info: RequestInfo, permit: Permit, success: int, release_tokens: bool, began: float
+    ) -> Verdict:  # fmt: skip
+        match, proved = permit.match, permit.proved
+        upstream = match.app.upstream if release_tokens else None
+        try:
+            told = ingress_fields(proved.identity, upstream, info.request_id, proved.set_cookies)
+        except Refusal as no:
+            return self._denied(info, match, permit, no, began)
+        self.observe(info, match, permit, success, None, began)
+        return success, told
+
+    def _denied(
+        self, info: RequestInfo, match: Match | None, permit: Permit | None, no: Refusal, began: float
+    ) -> Verdict:  # fmt: skip
+        answer = self._answers.bare(no, info.request_id, match)
+        self.observe(info, match, permit, answer.status, no, began)
+        return answer.status, answer.headers
 
     def observe(
         self, info: RequestInfo, match: Match | None, permit: Permit | None, status: int, refusal: Refusal | None,
@@ -192,11 +209,11 @@ class Pipeline:
         seconds = max(self.clock() - began, 0.0)
         app = match.app.name if match else ""
         code = refusal.code if refusal else ""
-        identity = permit.proved.identity if permit else None
         self._metrics.exchange(app, status, seconds, code)
         if permit is not None and not code:
             self._audit.exchange(info, _told(permit), status, seconds)
             return
+        identity = permit.proved.identity if permit else None
         self._audit.record(
             "exchange", request_id=info.request_id, client=info.client, method=info.method, host=info.host,
             path=info.raw_path, app=app, route=match.route.where if match else "", status=status, code=code,

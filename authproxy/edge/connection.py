@@ -34,19 +34,25 @@ _BROKEN: Final = Answer(500)
 _CHECKED: Final = object()
 
 
-class Behind(NamedTuple):
-    """What a listener leads to.  ``proxied`` returns what still has to be awaited, or None.
+Served = Callable[[Exchange], Awaitable[None] | None]
 
-    ``crowded`` is told of each connection beyond ``bounds``, and returns what such a client is answered.
+
+class Behind(NamedTuple):
+    """What a listener leads to.  ``proxied`` and ``asked`` return what still has to be awaited, or None.
+
+    ``asked`` answers the paths of ours that are no pages (``asked_at``): the questions of an ingress.  ``crowded`` is
+    told of each connection beyond ``bounds``, and returns what such a client is answered.
     """
 
     pages: web.Application
     describe: Callable[[Raw], RequestInfo]
     is_ours: Callable[[RequestInfo], bool]
-    proxied: Callable[[Exchange], Awaitable[None] | None]
+    proxied: Served
     refused: Callable[[Refusal, RequestInfo | None, Raw | None], Answer]
     bounds: Bounds
     crowded: Callable[[Bound], Answer]
+    asked: Served | None = None
+    asked_at: frozenset[str] = frozenset()
 
 
 class _Rooms:
@@ -55,7 +61,16 @@ class _Rooms:
     def __init__(self, behind: Behind) -> None:
         self.behind: Final = behind
         self.pages: Final = Pages(behind.pages)
+        self._asked: Final = behind.asked
+        self._asked_at: Final = behind.asked_at
         self.inside: Final[set[ClientExchange]] = set()
+
+    def ours(self, exchange: ClientExchange) -> Awaitable[None] | None:
+        """Answer with what is ours: a page, or what an ingress asks for."""
+        asked = self._asked
+        if asked is not None and exchange.info.raw_path in self._asked_at:
+            return asked(exchange)
+        return self.pages.serve(exchange)
 
 
 class FrontDoor:
@@ -201,7 +216,7 @@ class FrontDoor:
                 _check_wire(raw)
             info = exchange.info = behind.describe(raw)
             exchange.suspect = False
-            work = rooms.pages.serve(exchange) if behind.is_ours(info) else behind.proxied(exchange)
+            work = rooms.ours(exchange) if behind.is_ours(info) else behind.proxied(exchange)
         except (Refusal, ClientGone, Exception) as error:
             self._failed(exchange, error, raw)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final, cast
 
 from aiohttp import HttpVersion, StreamReader, web, web_app
@@ -21,6 +21,7 @@ from yarl import URL
 
 from authproxy.edge.exchange import ClientExchange
 from authproxy.errors import BadRequest, ContentTooLarge, MethodNotAllowed, NotFound, Refusal, Unavailable
+from authproxy.exchange import Exchange
 from authproxy.model import HeaderList, RequestInfo
 
 PAGE_SECONDS: Final = 60.0  # for one of our pages, with reading its body and asking a provider
@@ -65,11 +66,7 @@ class Pages:
 
     async def serve(self, exchange: ClientExchange) -> None:
         """Answer the exchange with the page that it asks for.  Raises Refusal where there is none, and ClientGone."""
-        try:
-            async with asyncio.timeout(PAGE_SECONDS):
-                await self._serve(exchange)
-        except TimeoutError:
-            raise Unavailable("page_timeout", "This took too long. Please try again.") from None
+        await in_time(self._serve(exchange))
 
     async def _serve(self, exchange: ClientExchange) -> None:
         request = _request(exchange, b"")
@@ -80,7 +77,7 @@ class Pages:
         if refusal is not None:
             raise _refusal_of(refusal)
         if exchange.body_length != 0:
-            request = _request(exchange, await _body(exchange))
+            request = _request(exchange, await whole_body(exchange))
         request[INFO] = exchange.info
         try:
             response = await cast("web.Server", self._runner.server).request_handler(request)
@@ -92,7 +89,20 @@ class Pages:
         await response.write_eof()
 
 
-async def _body(exchange: ClientExchange) -> bytes:
+async def in_time(work: Awaitable[None]) -> None:
+    """Await what answers with one of our pages.  Raises Unavailable ``page_timeout`` where that takes too long."""
+    try:
+        async with asyncio.timeout(PAGE_SECONDS):
+            await work
+    except TimeoutError:
+        raise Unavailable("page_timeout", "This took too long. Please try again.") from None
+
+
+async def whole_body(exchange: Exchange) -> bytes:
+    """The body of a request for one of our pages.
+
+    Raises ContentTooLarge ``body_too_large``, BadRequest ``malformed_body``, ClientGone.
+    """
     if exchange.body_length is not None and exchange.body_length > BODY_LIMIT:
         raise _body_too_large()
     pieces, octets = [], 0

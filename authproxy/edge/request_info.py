@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from authproxy.edge.hops import TrustedProxies, client_address
@@ -84,8 +85,7 @@ def describe(raw: Raw, *, trusted: TrustedProxies, request_id: str, public_schem
     return RequestInfo(
         raw.method, told.scheme, told.host, told.authority, told.path, told.readings, told.query, told.has_query,
         told.client, raw.peer, raw.headers,
-        accepted_request_id(raw.headers, request_id, trusted_peer=True) if told.believed else request_id,
-        raw.http_version, raw.certificate,
+        told.request_id or request_id, raw.http_version, raw.certificate,
     )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ class _Told:
     """What the headers and the connection say, whatever is asked for; and what was asked for last."""
 
     __slots__ = (
-        "_addressed", "_peer", "_public_scheme", "_tls", "_version", "authority", "believed", "client", "has_query",
-        "host", "method", "path", "query", "readings", "scheme", "target",
+        "_addressed", "_peer", "_public_scheme", "_tls", "_version", "authority", "client", "has_query", "host",
+        "method", "path", "query", "readings", "request_id", "scheme", "target",
     )  # fmt: skip
 
     def __init__(self, raw: Raw, trusted: TrustedProxies, public_scheme: str) -> None:
@@ -105,12 +105,13 @@ class _Told:
         self._version: Final = raw.http_version
         self._public_scheme: Final = public_scheme
         self._addressed: Final = _host_header(raw)
-        self.believed: Final = raw.peer in trusted
-        authority = _forwarded_host(headers, self._addressed) if self.believed else self._addressed
+        believed = raw.peer in trusted
+        authority = _forwarded_host(headers, self._addressed) if believed else self._addressed
         self.host: Final = authority.host
         self.authority: Final = authority.text
-        self.scheme: Final = "https" if raw.tls else _forwarded_scheme(headers) if self.believed else public_scheme
+        self.scheme: Final = "https" if raw.tls else _forwarded_scheme(headers) if believed else public_scheme
         self.client: Final = client_address(raw.peer, headers, trusted)
+        self.request_id: Final = accepted_request_id(headers, "", trusted_peer=believed)
         self.method = ""
         self.target: bytes | None = None
 
@@ -132,7 +133,7 @@ class _Told:
 
 
 def described(
-    raw: Raw,
+    asking: Raw | RequestInfo,
     *,
     trusted: TrustedProxies,
     request_id: str,
@@ -149,48 +150,44 @@ def described(
     (GHSA-7x63-xv5r-3p2x); BadRequest ``bad_description`` when a describing header is missing, repeated, malformed or
     has a look-alike beside it, or when the other set contradicts it; else as ``describe``.
     """
-    if raw.peer not in trusted:
+    if asking.peer not in trusted:
         raise Forbidden("untrusted_caller", "This address may not ask for decisions.", reason="not in trusted_proxies")
-    _check_version(raw.http_version)
-    _refuse_look_alikes(raw.headers, source)
-    method, scheme, authority, target = _description(raw.headers, source)
-    _check_method(method)
-    _refuse_contradictions(raw.headers, source, target)
-    return _assemble(raw, method, scheme, authority, target, trusted, request_id, None)
+    by, facts = (asking.peer, asking.http_version, trusted, source), asking.headers.facts
+    told: _Description | None = facts.get(_DESCRIBED)
+    if told is None or told.by != by:
+        told = facts[_DESCRIBED] = _Description(asking, trusted, source)
+    return RequestInfo(
+        told.method, told.scheme, told.authority.host, told.authority.text, told.target.path, told.readings,
+        told.target.query, told.target.has_query, told.client, asking.peer, asking.headers,
+        told.request_id or request_id, asking.http_version,
+    )  # fmt: skip
+
+
+_DESCRIBED: Final = object()
+
+
+class _Description:
+    """What the headers of a trusted peer describe; the same headers from it always describe the same."""
+
+    __slots__ = ("authority", "by", "client", "method", "readings", "request_id", "scheme", "target")
+
+    def __init__(self, asking: Raw | RequestInfo, trusted: TrustedProxies, source: Source) -> None:
+        _check_version(asking.http_version)
+        headers = asking.headers
+        self.by: Final = asking.peer, asking.http_version, trusted, source
+        _refuse_look_alikes(headers, source)
+        self.method, self.scheme, self.authority, self.target = _description(headers, source)
+        _check_method(self.method)
+        _refuse_contradictions(headers, source, self.target)
+        self.readings: Final = readings(self.target.path)
+        self.client: Final = client_address(asking.peer, headers, trusted)
+        self.request_id: Final = accepted_request_id(headers, "", trusted_peer=True)
 
 
 def accepted_request_id(headers: Headers, fresh: str, trusted_peer: bool) -> str:
     """The X-Request-Id of a trusted peer when it is one token of at most 128 characters; otherwise ``fresh``."""
     values = headers.all(b"x-request-id") if trusted_peer else ()
     return values[0].decode() if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) else fresh
-
-
-def _assemble(
-    raw: Raw,
-    method: str,
-    scheme: str,
-    authority: Authority,
-    target: _Target,
-    trusted: TrustedProxies,
-    request_id: str,
-    certificate: Mapping[str, object] | None,
-) -> RequestInfo:
-    return RequestInfo(
-        method,
-        scheme,
-        authority.host,
-        authority.text,
-        target.path,
-        readings(target.path),
-        target.query,
-        target.has_query,
-        client_address(raw.peer, raw.headers, trusted),
-        raw.peer,
-        raw.headers,
-        accepted_request_id(raw.headers, request_id, raw.peer in trusted),
-        raw.http_version,
-        certificate,
-    )
 
 
 def _check_version(version: tuple[int, int]) -> None:
@@ -266,9 +263,14 @@ def _forwarded_scheme(headers: Headers) -> str:
 def _refuse_look_alikes(headers: Headers, source: Source) -> None:
     # CVE-2026-39858: servers that fold "_" and "." would read X_Forwarded_Uri where we read X-Forwarded-Uri.
     for name, _ in headers:
-        folded = name.lower()
-        if folded.translate(_SEPARATORS) in _DESCRIBING[source] and folded not in _DESCRIBING[source]:
+        if _looks_alike(name, source):
             raise BadRequest("bad_description", "The request is described twice.", reason="look-alike header")
+
+
+@lru_cache(maxsize=1024)
+def _looks_alike(name: bytes, source: Source) -> bool:
+    folded = name.lower()
+    return folded.translate(_SEPARATORS) in _DESCRIBING[source] and folded not in _DESCRIBING[source]
 
 
 def _description(headers: Headers, source: Source) -> tuple[str, str, Authority, _Target]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -11,9 +10,6 @@ from aiohttp.typedefs import Handler, Middleware
 from authproxy.model import RequestInfo
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
-
-RECORDED: Final = web.RequestKey("authproxy_recorded", bool)
-"""Set on a request whose record the pipeline has written: the one that an ingress described, not the asking."""
 
 
 def recording(
@@ -25,8 +21,6 @@ def recording(
     async def recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
         began, info = clock(), info_of(request)
         response = await handler(request)
-        if RECORDED in request:
-            return response
         seconds = max(clock() - began, 0.0)
         code = response.headers.get("Authproxy-Refusal", "")
         metrics.exchange(app="", status=response.status, seconds=seconds, code=code)
