@@ -52,7 +52,7 @@ pytest: ## the tests with their coverage gate (ARGS='-k name' to choose)
 		--include=$(subst $(space),$(comma),$(strip $(PURE))) >.venv/gate 2>&1 \
 		|| { cat .venv/gate; echo "the pure rooms are not wholly covered" >&2; exit 1; }
 
-conformance: ## an independent WebSocket suite of 247 cases, directly and through the proxy: equal, or a table and failure (ARGS='7.*')
+conformance: ## an independent WebSocket suite of 517 cases, directly and through the proxy: equal, or a table and failure (ARGS='7.*'); ten minutes
 	@requirements/venv dev
 	@$(BIN)/python -m tests.conformance.websocket_through $(ARGS)
 

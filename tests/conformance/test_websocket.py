@@ -19,13 +19,30 @@ from tests.conformance.websocket_through import (
 )
 from tests.peers.websocket_suite import Verdict
 
-FEW = ("1.1.*", "2.*", "3.1", "4.1.1", "5.1", "5.15", "6.3.1", "7.1.*", "7.3.*", "7.9.5", "10.*")
+FEW = (
+    "1.1.*",
+    "2.*",
+    "3.1",
+    "4.1.1",
+    "5.1",
+    "5.15",
+    "6.3.1",
+    "7.1.*",
+    "7.3.*",
+    "7.9.5",
+    "9.1.4",
+    "9.3.8",
+    "10.*",
+    "12.1.1",
+    "13.1.1",
+)
 """Some of each chapter; ``make conformance`` runs all."""
 FINE, WRONG = Verdict("OK", "OK", 1000), Verdict("FAILED", "WRONG CODE", 1006)
 
 
 async def test_the_proxy_changes_no_verdict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Frames, pings, closes and violations come out of a tunnel of a live session as they do without the proxy."""
+    """Frames, pings, closes, violations, messages of megabytes and compressed ones come out of a tunnel of a live
+    session as they do without the proxy."""
     caplog.set_level(logging.CRITICAL, "websockets.server")  # the suite breaks rules on purpose
     async with echo_servers() as ports:
         outcome = await asked_twice("websockets", ports["websockets"], tmp_path, FEW)

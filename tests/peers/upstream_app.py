@@ -102,7 +102,7 @@ class UpstreamApp:
         return web.json_response(seen._asdict())
 
     async def _ws(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(max_msg_size=0)
         await socket.prepare(request)
         try:
             async for message in socket:
