@@ -51,6 +51,9 @@ class _Fate(Enum):
     ENROLLMENT_LIKE = 5  # another spelling, which we do not judge and a lenient server might
 
 
+_KEEP, _DROP, _COOKIE, _AUTHORIZATION, _ENROLLMENT, _ENROLLMENT_LIKE = _Fate
+
+
 class OwnCookies(NamedTuple):
     """Our cookies: ``base`` and every ``base_…``, also behind ``__Host-`` and ``__Secure-``."""
 
@@ -117,14 +120,20 @@ def _standing(
 ) -> _Standing:
     addressed = info.client, info.scheme, info.authority
     keeping = _keeping(upstream.authorization, strip_authorization, identity.kind == "enrollment")
-    kept = text.fields(tuple(_kept(info.headers, own, keeping)))
+    kept = text.fields(_kept(info.headers, own, keeping))
     return _Standing(
         upstream, identity, own, strip_authorization, addressed,
         before=b"Host: %b\r\n%b" % (_host(info, upstream), kept), counted=_MAX_FORWARDS in info.headers,
-        between=text.fields(tuple(_forwarding(*addressed))) + b"X-Request-Id: ",
+        between=_addressed(*addressed) + b"X-Request-Id: ",
         identified=_identity_fields(identity, upstream) if upstream.authorization != "bearer" else None,
         upgrades=b"upgrade" in info.headers,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _addressed(client: str, scheme: str, authority: str) -> bytes:
+    """Who asked for what, and how."""
+    return text.fields(tuple(_forwarding(client, scheme, authority)))
 
 
 def forwards_end(info: RequestInfo) -> bool:
@@ -222,8 +231,17 @@ def response_fields(
     return Fields(octets + text.fields(_ours(set_cookies)) if set_cookies else octets, known.dated)
 
 
-def _down(headers: HeaderList, own: OwnCookies, private: bool, with_cookie: bool) -> HeaderList:
-    return storing.told(tuple(_returned(Headers(headers), own)), private, with_cookie)
+def _down(lines: HeaderList, own: OwnCookies, private: bool, with_cookie: bool) -> HeaderList:
+    connection = [value for name, value in lines if text.folded(name) == b"connection"]
+    nominated = _nominated(connection)
+    kept = []
+    for line in lines:
+        fate = _fate_client(line[0])
+        if fate is _DROP or (nominated and _fold(line[0]) in nominated):
+            continue
+        if fate is _KEEP or not own.claim(line[1].partition(b";")[0]):
+            kept.append(line)
+    return storing.told(tuple(kept), private, with_cookie)
 
 
 def _ours(set_cookies: tuple[str, ...]) -> HeaderList:
@@ -242,27 +260,27 @@ def _fold(name: bytes) -> bytes:
 def _fate_upstream(name: bytes) -> _Fate:
     folded = _fold(name)
     if folded in _NEVER_UP or folded.startswith(_NEVER_UP_FAMILIES):
-        return _Fate.DROP
+        return _DROP
     if folded == b"cookie":
-        return _Fate.COOKIE if name.lower() == folded else _Fate.DROP
+        return _COOKIE if name.lower() == folded else _DROP
     if folded == b"x-enrollment-token":
-        return _Fate.ENROLLMENT if name.lower() == folded else _Fate.ENROLLMENT_LIKE
+        return _ENROLLMENT if name.lower() == folded else _ENROLLMENT_LIKE
     if folded == b"authorization":
-        return _Fate.AUTHORIZATION if name.lower() == folded else _Fate.DROP
-    return _Fate.KEEP
+        return _AUTHORIZATION if name.lower() == folded else _DROP
+    return _KEEP
 
 
 @lru_cache(maxsize=1024)
 def _fate_client(name: bytes) -> _Fate:
     folded = _fold(name)
     if folded in _NEVER_DOWN or folded.startswith(_NEVER_DOWN_FAMILIES):
-        return _Fate.DROP
-    return _Fate.COOKIE if folded == b"set-cookie" else _Fate.KEEP
+        return _DROP
+    return _COOKIE if folded == b"set-cookie" else _KEEP
 
 
-def _nominated(headers: Headers) -> frozenset[bytes]:
+def _nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
     """The names that Connection declares to be for this hop alone (RFC 9110 section 7.6.1), folded."""
-    tokens = b",".join(headers.all(b"connection")).lower()
+    tokens = b",".join(connection).lower()
     if tokens in (b"", b"keep-alive", b"close", b"upgrade"):
         return frozenset()
     return frozenset(_fold(token.strip(b" \t")) for token in tokens.split(b","))
@@ -272,23 +290,25 @@ def _nominated(headers: Headers) -> frozenset[bytes]:
 def _keeping(mode: str, strip_authorization: bool, enrolls: bool) -> frozenset[_Fate]:
     """Which credentials pass as they are.  ``enrolls``: an enrollment token was judged, whichever header it came in."""
     passed = mode == "pass"
-    own = {_Fate.AUTHORIZATION} if passed or (mode == "none" and not strip_authorization) else set()
-    tokens = {_Fate.ENROLLMENT, _Fate.ENROLLMENT_LIKE} if not enrolls else {_Fate.ENROLLMENT} if passed else set()
+    own = {_AUTHORIZATION} if passed or (mode == "none" and not strip_authorization) else set()
+    tokens = {_ENROLLMENT, _ENROLLMENT_LIKE} if not enrolls else {_ENROLLMENT} if passed else set()
     return frozenset(own | tokens)
 
 
-def _kept(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> Iterator[tuple[bytes, bytes]]:
-    nominated = _nominated(headers)
+def _kept(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> HeaderList:
+    nominated = _nominated(headers.all(b"connection"))
     cookies = headers.all(b"cookie")
-    for name, value in headers.lines:
-        fate = _fate_upstream(name)
-        if fate is _Fate.DROP or (nominated and _fold(name) in nominated):
+    kept: list[tuple[bytes, bytes]] = []
+    for line in headers.lines:
+        fate = _fate_upstream(line[0])
+        if fate is _DROP or (nominated and _fold(line[0]) in nominated):
             continue
-        if fate is _Fate.COOKIE:
-            yield from _cookie_line(name, cookies, own)
+        if fate is _COOKIE:
+            kept += _cookie_line(line[0], cookies, own)
             cookies = ()  # further lines are joined into the first (RFC 9113 section 8.2.3)
-        elif fate is _Fate.KEEP or fate in keeping:
-            yield name, value
+        elif fate is _KEEP or fate in keeping:
+            kept.append(line)
+    return tuple(kept)
 
 
 def _cookie_line(name: bytes, values: Iterable[bytes], own: OwnCookies) -> HeaderList:
@@ -372,13 +392,3 @@ def _secret(upstream: Upstream) -> str:
 def _bearer(token: str) -> bytes | None:
     # A token is visible ASCII (RFC 6750 section 2.1); anything else would be a header of somebody's making.
     return b"Bearer " + token.encode() if token.isascii() and token.isprintable() and token else None
-
-
-def _returned(headers: Headers, own: OwnCookies) -> Iterator[tuple[bytes, bytes]]:
-    nominated = _nominated(headers)
-    for name, value in headers.lines:
-        fate = _fate_client(name)
-        if fate is _Fate.DROP or (nominated and _fold(name) in nominated):
-            continue
-        if fate is _Fate.KEEP or not own.claim(value.partition(b";")[0]):
-            yield name, value

@@ -30,7 +30,7 @@ _COPIED: Final = 16 * 1024  # octets that are rather copied than written apart
 _NOTHING: Final = RequestHead("", b"", (1, 1), Headers(), keep_alive=False, upgrade=False)
 _UNSEEN: Final = Raw("", b"", Headers(), "", tls=False)
 _AHEAD: Final = 1  # a reason not to read: enough waits here already
-_BODY: Final = 2  # another, in a bit of its own: whoever takes the body asked for a pause
+_ASKED: Final = 2  # another, in a bit of its own: whoever takes the body asked for a pause
 
 
 class State(Enum):
@@ -43,8 +43,11 @@ class State(Enum):
     SWALLOW = auto()  # nobody will read them
 
 
+_HEAD, _BODY, _WAITING, _TUNNEL, _SWALLOW = State  # a name of the module is found sooner than a member
+
+
 class Peer(NamedTuple):
-    """Who is at the other end; it stays the same for all requests of a connection."""
+    """Who is at the other end, for all requests of a connection."""
 
     address: str  # "" on a Unix socket
     tls: bool
@@ -70,7 +73,7 @@ class ClientConnection(asyncio.Protocol):
         self._head = _NOTHING
         self._raw = _UNSEEN
         self._swallowed = 0
-        self.state = State.HEAD
+        self.state = _HEAD
         self.transport: asyncio.Transport | None = None
         self.exchange: ClientExchange | None = None
         self.tap: Tap | None = None
@@ -94,15 +97,15 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = self.connections.now() + limits.KEEPALIVE_SECONDS
 
     def data_received(self, data: bytes) -> None:
-        if self.state is State.HEAD:
+        if self.state is _HEAD:
             inbox = self._inbox
             inbox.data = inbox.data + data if inbox.data else data
             self._serve_heads()
-        elif self.state is State.BODY:
+        elif self.state is _BODY:
             self._read_body(data)
-        elif self.state is State.TUNNEL and self.tap is not None:
+        elif self.state is _TUNNEL and self.tap is not None:
             self.tap.feed(data)
-        elif self.state is State.SWALLOW:
+        elif self.state is _SWALLOW:
             self._swallow(len(data))
         else:
             self._inbox.add(data)
@@ -122,7 +125,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.full = True
-        if self.state is not State.TUNNEL:  # a reader may pause for long in a tunnel; what is held is bounded
+        if self.state is not _TUNNEL:  # a reader may pause for long in a tunnel; what is held is bounded
             self.deadline = self.connections.now() + limits.WRITE_SECONDS
         if self.exchange is not None:
             self.exchange.client_full()
@@ -133,7 +136,7 @@ class ClientConnection(asyncio.Protocol):
         self._make_room()
         if self.exchange is not None:
             self.exchange.client_ready()
-        elif self.state is State.HEAD:
+        elif self.state is _HEAD:
             self._serve_soon()
 
     # Heads
@@ -141,7 +144,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """No request is being served, and none has come that waits to be."""
-        return self.state is State.HEAD and not self._inbox.ready
+        return self.state is _HEAD and not self._inbox.ready
 
     @property
     def early(self) -> bool:
@@ -155,7 +158,7 @@ class ClientConnection(asyncio.Protocol):
         self._inside = True
         try:
             for _ in range(limits.AT_ONCE):
-                if self.state is not State.HEAD or not self._inbox.data:  # something else comes first, or nothing
+                if self.state is not _HEAD or not self._inbox.data:  # something else comes first, or nothing
                     return
                 if self.full or self.gone:  # nobody reads the answers
                     return
@@ -176,7 +179,7 @@ class ClientConnection(asyncio.Protocol):
         """Read no more than what can soon be served."""
         if len(self._inbox.data) > limits.AHEAD:
             self._hold(_AHEAD)
-        elif self._holds and self.state is State.HEAD:
+        elif self._holds and self.state is _HEAD:
             self._release(_AHEAD)
 
     def _head_of_next(self) -> RequestHead | None:
@@ -194,9 +197,9 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: RequestHead) -> None:
         exchange = self.exchange = ClientExchange(self, head)
         if head.length == 0:
-            self.state, self.deadline = State.WAITING, _NEVER
+            self.state, self.deadline = _WAITING, _NEVER
         else:
-            self.state = State.BODY
+            self.state = _BODY
             self.deadline = self.connections.now() + limits.READ_SECONDS
             self._left, self._chunks = head.length or 0, Chunks() if head.length is None else None
             if early := self._inbox.take():
@@ -206,7 +209,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Nothing on this connection can be believed any more."""
         self._inbox.take()
-        self.state, self.deadline = State.WAITING, _NEVER
+        self.state, self.deadline = _WAITING, _NEVER
         exchange = self.exchange = ClientExchange(self, _NOTHING)
         self.connections.unread(exchange, refusal)
 
@@ -215,9 +218,8 @@ class ClientConnection(asyncio.Protocol):
         if head is not self._head:
             peer = self.peer
             self._head = head
-            self._raw = Raw(
-                head.method, head.target, head.headers, peer.address, peer.tls, head.version, peer.certificate
-            )
+            told = head.method, head.target, head.headers, peer.address, peer.tls, head.version, peer.certificate
+            self._raw = Raw(*told)
         return self._raw
 
     # Bodies
@@ -231,36 +233,36 @@ class ClientConnection(asyncio.Protocol):
         self._left -= len(piece)
         self._renew_deadline()
         exchange.body_piece(piece)
-        if not self._left and self.state is State.BODY:
+        if not self._left and self.state is _BODY:
             self._body_whole(exchange)
 
     def _read_chunks(self, data: bytes, chunks: Chunks, exchange: ClientExchange) -> None:
         try:
             pieces = chunks.feed(data)
         except Malformed as error:
-            self.state, self.deadline = State.SWALLOW, self.connections.now() + limits.LINGER_SECONDS
+            self.state, self.deadline = _SWALLOW, self.connections.now() + limits.LINGER_SECONDS
             text = "The body of the request cannot be read."
             exchange.body_failed(BadRequest("malformed_body", text, reason=str(error)))
             return
         self._renew_deadline()
         for piece in pieces:
             exchange.body_piece(piece)
-        if chunks.done and self.state is State.BODY:
+        if chunks.done and self.state is _BODY:
             self._inbox.data, self._chunks = chunks.rest, None
             self._body_whole(exchange)
 
     def _body_whole(self, exchange: ClientExchange) -> None:
-        self.state = State.WAITING
+        self.state = _WAITING
         self._renew_deadline()
         exchange.body_ended()
 
     def hold_body(self) -> None:
         """Read no more of the body for now."""
-        self._hold(_BODY)
+        self._hold(_ASKED)
 
     def resume_body(self) -> None:
         """Read on."""
-        self._release(_BODY)
+        self._release(_ASKED)
 
     def _hold(self, why: int) -> None:
         if not self._holds and self.transport is not None and not self.transport.is_closing():
@@ -278,11 +280,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _renew_deadline(self) -> None:
         """How long the client may take for what it has to do next."""
-        if self.full and self.state is not State.TUNNEL:
+        if self.full and self.state is not _TUNNEL:
             self.deadline = self.connections.now() + limits.WRITE_SECONDS
-        elif self.state is State.BODY and not self._holds:
+        elif self.state is _BODY and not self._holds:
             self.deadline = self.connections.now() + limits.READ_SECONDS
-        elif self.state in (State.BODY, State.WAITING, State.TUNNEL):
+        elif self.state in (_BODY, _WAITING, _TUNNEL):
             self.deadline = _NEVER
 
     # Answers
@@ -318,10 +320,10 @@ class ClientConnection(asyncio.Protocol):
             self.connections.ended(exchange)
         if self.gone:
             return
-        if keep_alive and self.state is State.WAITING:
-            self.state = State.HEAD
+        if keep_alive and self.state is _WAITING:
+            self.state = _HEAD
             self.deadline = self.connections.now() + limits.KEEPALIVE_SECONDS
-            self._release(_BODY)
+            self._release(_ASKED)
             if self._inbox.data:
                 self._serve_soon()  # the one before it is to be noted first
         else:
@@ -330,14 +332,14 @@ class ClientConnection(asyncio.Protocol):
     def _part(self) -> None:
         """Close, but not before the client had time to read: a reset would take the answer with it."""
         transport = self.transport
-        unread = self.state in (State.BODY, State.SWALLOW) or bool(self._inbox.take()) or bool(self._holds)
+        unread = self.state in (_BODY, _SWALLOW) or bool(self._inbox.take()) or bool(self._holds)
         if transport is None or transport.is_closing():
             return
         if not unread:
             self.close()
             return
-        self.state, self.deadline = State.SWALLOW, self.connections.now() + limits.LINGER_SECONDS
-        self._release(_AHEAD | _BODY)
+        self.state, self.deadline = _SWALLOW, self.connections.now() + limits.LINGER_SECONDS
+        self._release(_AHEAD | _ASKED)
         if transport.can_write_eof():
             transport.write_eof()
 
@@ -348,7 +350,7 @@ class ClientConnection(asyncio.Protocol):
 
     def tunnel(self) -> Tap:
         """From now on everything that comes is for the tunnel."""
-        self.state, self.deadline = State.TUNNEL, _NEVER
+        self.state, self.deadline = _TUNNEL, _NEVER
         self.tap = Tap(cast("asyncio.Transport", self.transport))
         limit_stall(self.transport, 0)
         return self.tap
@@ -362,7 +364,7 @@ class ClientConnection(asyncio.Protocol):
             why = "the client reads nothing" if self.full else "the client stopped sending its body"
             self.exchange.body_failed(ClientGone(why))
             self.abort()
-        elif self.state is State.SWALLOW or self.full:
+        elif self.state is _SWALLOW or self.full:
             self.abort()
         else:
             self.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from authproxy.http1.text import folded
 from authproxy.model import HeaderList
 
 _CACHING: Final = frozenset({b"cache-control", b"cdn-cache-control", b"surrogate-control"})
@@ -15,7 +16,7 @@ def told(lines: HeaderList, private: bool, with_cookie: bool) -> HeaderList:
     ``with_cookie``: a cookie of ours goes with them, and nobody may store that, whatever the upstream says.
     ``private``: the answer depends on who asked.
     """
-    said = [value for name, value in lines if name.lower() == b"cache-control"]
+    said = [value for name, value in lines if folded(name) == b"cache-control"]
     if with_cookie:
         if _says_no_store(said):
             return lines

@@ -20,6 +20,7 @@ _OURS: Final = frozenset({
 })  # fmt: skip
 _FOLDED: Final[dict[bytes, bytes]] = {}
 _MOST_FOLDED: Final = 4096
+_LONGEST_FOLDED: Final = 100  # octets
 
 
 def folded(name: bytes) -> bytes:
@@ -27,7 +28,7 @@ def folded(name: bytes) -> bytes:
     found = _FOLDED.get(name)
     if found is None:
         found = name.lower()
-        if len(_FOLDED) < _MOST_FOLDED:
+        if len(_FOLDED) < _MOST_FOLDED and len(name) < _LONGEST_FOLDED:
             _FOLDED[name] = found
     return found
 
@@ -42,7 +43,7 @@ def fields(lines: HeaderList) -> bytes:
 
 def response_fields(lines: HeaderList) -> Fields:
     """``lines``, which hold no framing.  Raises ValueError for what would split a line."""
-    return Fields(fields(lines), any(folded(name) == b"date" for name, _ in lines))
+    return Fields(fields(lines), b"date" in [folded(name) for name, _ in lines])
 
 
 def response_head(status: int, headers: HeaderList | Fields, framing: bytes) -> bytes:

@@ -18,8 +18,11 @@ ResponseFields = Callable[["Head"], HeaderList | Fields]
 """The same, of a head that may come again as it is."""
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_VALUES: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,19}")
+_KNOWN: Final[dict[bytes, bytes]] = {}  # names that were judged, in lower case
+_MOST_KNOWN: Final = 4096
+_LONGEST_KNOWN: Final = 100  # octets
 
 
 class Delivered(NamedTuple):
@@ -56,29 +59,37 @@ def judged(status: int, version: tuple[int, int], lines: HeaderList) -> Head:
         raise bad_response(f"status {status}")
     if version not in ((1, 0), (1, 1)):
         raise bad_response("not HTTP/1.0 or HTTP/1.1")
+    if not _VALUES.fullmatch(b"".join([value for _, value in lines])):
+        raise bad_response("a malformed header line")
+    codings, lengths = [], set()
     for name, value in lines:
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise bad_response("a malformed header line")
-    chunked = _chunked(lines, version)
-    length = _length(lines)
-    if chunked and length is not None:  # RFC 9112 section 6.3: the mark of response splitting
+        known = _KNOWN.get(name) or _named(name)
+        if known == b"transfer-encoding":
+            codings.append(value)
+        elif known == b"content-length":
+            lengths.add(value)
+    chunked = _chunked(codings, version) if codings else False
+    if chunked and lengths:  # RFC 9112 section 6.3: the mark of response splitting
         raise bad_response("Transfer-Encoding and Content-Length")
-    return Head(status, lines, length, chunked)
+    return Head(status, lines, _length(lengths) if lengths else None, chunked)
 
 
-def _chunked(lines: HeaderList, version: tuple[int, int]) -> bool:
-    codings = [value for name, value in lines if name.lower() == b"transfer-encoding"]
-    if not codings:
-        return False
+def _named(name: bytes) -> bytes:
+    """A name in lower case; names are few, and remembered."""
+    if not _NAME.fullmatch(name):
+        raise bad_response("a malformed header line")
+    if len(_KNOWN) < _MOST_KNOWN and len(name) < _LONGEST_KNOWN:
+        _KNOWN[name] = name.lower()
+    return name.lower()
+
+
+def _chunked(codings: list[bytes], version: tuple[int, int]) -> bool:
     if len(codings) > 1 or codings[0].lower() != b"chunked" or version < (1, 1):
         raise bad_response("a Transfer-Encoding that is not exactly chunked")
     return True
 
 
-def _length(lines: HeaderList) -> int | None:
-    lengths = {value for name, value in lines if name.lower() == b"content-length"}
-    if not lengths:
-        return None
+def _length(lengths: set[bytes]) -> int:
     value = lengths.pop()
     if lengths or not _LENGTH.fullmatch(value):
         raise bad_response("an ambiguous Content-Length")
