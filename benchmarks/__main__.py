@@ -28,7 +28,7 @@ from benchmarks.rounds import Pace
 from benchmarks.scenes import Cast
 from benchmarks.stage import Stage, stage
 
-SCENES: Final = ("small", "bodies", "concurrency", "workers", "idle", "slow", "sessions")
+SCENES: Final = ("small", "varied", "bodies", "concurrency", "workers", "idle", "slow", "sessions")
 SPARE: Final = 200
 """Files that a process has open beside the connections that are held."""
 RESULTS: Final = Path(__file__).parent / "results"
@@ -79,7 +79,7 @@ class Run:
         self.results |= {"versions": report.versions(), "machine": report.machine(place.cores)}
         self.results |= {"plan": self._plan._asdict(), "absent": rivals.found()[1]}
         print(report.opening(place.cores))
-        if set(self._chosen) & {"small", "bodies", "concurrency"}:
+        if set(self._chosen) & {"small", "varied", "bodies", "concurrency"}:
             async with cast(place) as everybody:
                 await self._proxies(everybody)
         if "workers" in self._chosen:
@@ -104,6 +104,10 @@ class Run:
             series = await scenes.small(everybody, plan.main)
             self._keep("small", series.as_json())
             print(report.series_table("GET of 1 KiB, 64 keep-alive connections", series))
+        if "varied" in self._chosen:
+            series = await scenes.varied(everybody, plan.side)
+            self._keep("varied", series.as_json())
+            print(report.series_table("GET of 1 KiB, 64 connections, the same and others", series))
         if "bodies" in self._chosen:
             sized = await scenes.bodies(everybody, plan.side)
             self._keep("bodies", {target: one.as_json() for target, one in sized.items()})

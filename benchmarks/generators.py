@@ -139,9 +139,14 @@ async def steady(
     return logged(await asyncio.to_thread(log.read_text, encoding="ascii"))
 
 
-async def wrk(url: str, headers: Mapping[str, str], *, seconds: float, connections: int, size: int) -> Sustained:
-    """As many requests as there can be over so many kept connections, for a time of whole seconds."""
-    words = _words(headers, host="Host")
+async def wrk(
+    url: str, headers: Mapping[str, str], *, seconds: float, connections: int, size: int, script: Path | None = None
+) -> Sustained:
+    """As many requests as there can be over so many kept connections, for a time of whole seconds.
+
+    ``script`` makes each of them anew.
+    """
+    words = [*_words(headers, host="Host"), *(("-s", str(script)) if script else ())]
     options = ["-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--latency", "--timeout", "30s"]
     return sustained(await _run("wrk", *options, *words, url), size=size)
 

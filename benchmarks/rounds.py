@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks.candidates import Candidate
@@ -24,6 +25,7 @@ class Shot(NamedTuple):
     target: str = "/1k"
     size: int = 1024  # octets of the answer's body
     connections: int = 64
+    script: Path | None = None  # by which wrk makes each request anew; h2load, which cannot, is not used then
 
 
 class Pace(NamedTuple):
@@ -85,11 +87,17 @@ async def _requests(shot: Shot, pace: Pace) -> int:
 
 
 async def _reading(shot: Shot, requests: int, pace: Pace) -> Reading:
-    url, headers = shot.candidate.url(shot.target), shot.candidate.headers
-    load = await wrk(url, headers, seconds=pace.load, connections=shot.connections, size=shot.size)
-    before = cpu_seconds(shot.candidate.pids())
-    await h2load(url, headers, requests=requests, connections=shot.connections)
-    spent = consumed(before, cpu_seconds(shot.candidate.pids()))
+    url, headers, pids = shot.candidate.url(shot.target), shot.candidate.headers, shot.candidate.pids
+    before = cpu_seconds(pids())
+    load = await wrk(
+        url, headers, seconds=pace.load, connections=shot.connections, size=shot.size, script=shot.script
+    )  # fmt: skip
+    if shot.script:
+        requests = load.requests
+    else:
+        before = cpu_seconds(pids())
+        await h2load(url, headers, requests=requests, connections=shot.connections)
+    spent = consumed(before, cpu_seconds(pids()))
     return Reading(spent / requests * 1e6, load.rate, load.p50 * 1e3, load.p99 * 1e3, load.flow / 1e6)
 
 

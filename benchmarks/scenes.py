@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks.candidates import Authproxy, Candidate, authproxy, nginx
@@ -55,6 +56,18 @@ async def bodies(cast: Cast, pace: Pace) -> dict[str, Series]:
         target: await interleaved([Shot(one.name, one, target, SIZES[target], links) for one in cast.leading], pace)
         for target, links in (("/64k", 64), ("/1m", 16))
     }
+
+
+async def varied(cast: Cast, pace: Pace) -> Series:
+    """1 KiB: the same request again and again, another target each time, and another header line besides."""
+    reference, ours = cast.proxies[0], cast.ours.proxied
+    scripts = (("", None), (", other targets", "targets.lua"), (", other header lines too", "lines.lua"))
+    shots = [
+        Shot(f"{one.name}{how}", one, script=Path(__file__).with_name(script) if script else None)
+        for one in (reference, ours)
+        for how, script in scripts
+    ]
+    return await interleaved(shots, pace)
 
 
 async def concurrency(cast: Cast, pace: Pace) -> dict[str, Series]:
