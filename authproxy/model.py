@@ -26,12 +26,13 @@ class Headers:
     Look-ups ignore case (RFC 9110 section 5.1).  Values are bytes; nobody pays for decoding what no rule reads.
 
     ``facts`` is where a pure room keeps what it has found out from these lines and nothing else, under a key of its
-    own: a client that sends the same octets again on its connection gets the same ``Headers``.
+    own: a client that sends the same octets again on its connection gets the same ``Headers``.  ``cookie_facts`` are
+    those that follow from the Cookie lines alone; ``like`` are headers that may have the same ones.
     """
 
-    __slots__ = ("_index", "facts", "lines")
+    __slots__ = ("_index", "cookie_facts", "facts", "lines")
 
-    def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(self, lines: Iterable[tuple[bytes, bytes]] = (), *, like: Headers | None = None) -> None:
         self.lines: Final[HeaderList] = tuple(lines)
         self.facts: Final[dict[object, Any]] = {}
         index: dict[bytes, tuple[bytes, ...]] = {}
@@ -42,6 +43,8 @@ class Headers:
             else:
                 index[folded] = (value,)
         self._index: Final = index
+        same = like is not None and like._index.get(b"cookie") == index.get(b"cookie")
+        self.cookie_facts: Final[dict[object, Any]] = like.cookie_facts if like is not None and same else {}
 
     def all(self, name: bytes) -> tuple[bytes, ...]:
         """Every value of ``name`` (lower case), in order of arrival."""

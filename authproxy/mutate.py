@@ -297,23 +297,27 @@ def _keeping(mode: str, strip_authorization: bool, enrolls: bool) -> frozenset[_
 
 def _kept(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> HeaderList:
     nominated = _nominated(headers.all(b"connection"))
-    cookies = headers.all(b"cookie")
+    joined = False
     kept: list[tuple[bytes, bytes]] = []
     for line in headers.lines:
         fate = _fate_upstream(line[0])
         if fate is _DROP or (nominated and _fold(line[0]) in nominated):
             continue
         if fate is _COOKIE:
-            kept += _cookie_line(line[0], cookies, own)
-            cookies = ()  # further lines are joined into the first (RFC 9113 section 8.2.3)
+            if not joined and (cookies := _cookies(headers, own)):
+                kept.append((line[0], cookies))
+            joined = True  # further lines are joined into the first (RFC 9113 section 8.2.3)
         elif fate is _KEEP or fate in keeping:
             kept.append(line)
     return tuple(kept)
 
 
-def _cookie_line(name: bytes, values: Iterable[bytes], own: OwnCookies) -> HeaderList:
-    joined = b"; ".join(filter(None, (_without_ours(value, own) for value in values)))
-    return ((name, joined),) if joined else ()
+def _cookies(headers: Headers, own: OwnCookies) -> bytes:
+    known: bytes | None = headers.cookie_facts.get(own)
+    if known is None:
+        values = (_without_ours(value, own) for value in headers.all(b"cookie"))
+        known = headers.cookie_facts[own] = b"; ".join(filter(None, values))
+    return known
 
 
 def _without_ours(value: bytes, own: OwnCookies) -> bytes:

@@ -32,7 +32,7 @@ class SessionAuthenticator(Judging):
         """The session's identity.  ``match`` None: for our own pages, which every provider's session opens."""
         found = self._cookie.find(info.headers)
         if len(found) == 1:
-            carried = self._resumption.at_once(found[0], info.headers.facts)
+            carried = self._resumption.at_once(found[0], info.headers.cookie_facts)
             if carried is not None:
                 return self._proved(carried, match)
         return self._resumed(found, match)

@@ -122,6 +122,8 @@ class FrontDoor:
         await rooms.pages.setup()
         former, self._rooms = self._rooms, rooms
         self._former.append(former)
+        if self._connections is not None:
+            self._connections.forget()
 
         async def left() -> None:
             try:
@@ -304,8 +306,8 @@ def _check_wire(raw: Raw) -> None:
     expected = raw.headers.all(b"expect")
     if raw.http_version >= (1, 1) and expected and [value.lower() for value in expected] != [b"100-continue"]:
         raise ExpectationFailed("expectation_failed", "Only Expect: 100-continue is understood.")
-    for _, value in raw.headers:
-        if not value.isascii():
+    if not b"".join([value for _, value in raw.headers.lines]).isascii():
+        for _, value in raw.headers:
             _check_text(value)
     raw.headers.facts[_CHECKED] = raw.http_version
 

@@ -144,6 +144,11 @@ class Connections:
         if self._open or self._parting:
             self._sweep_soon()
 
+    def forget(self) -> None:
+        """What was kept of the last head of each for the next: others judge from now on."""
+        for connection in self._open:
+            connection.inbox.forget()
+
     def close_idle(self) -> None:
         """Close the connections that nobody uses."""
         for connection in [one for one in self._open if one.idle]:

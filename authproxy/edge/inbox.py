@@ -28,6 +28,10 @@ class Inbox:
         data, self.data = self.data, b""
         return data
 
+    def forget(self) -> None:
+        """What the last head came to: it may hold what was found out by settings that are gone."""
+        self._heads.forget()
+
     @property
     def ready(self) -> bool:
         """Whether a whole head is there."""

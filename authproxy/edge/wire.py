@@ -58,13 +58,13 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_chunks", "_head", "_holds", "_inbox", "_inside", "_left", "_raw", "_room", "_swallowed",
-        "connections", "deadline", "exchange", "full", "gone", "peer", "state", "tap", "transport",
+        "_chunks", "_head", "_holds", "_inside", "_left", "_raw", "_room", "_swallowed",
+        "connections", "deadline", "exchange", "full", "gone", "inbox", "peer", "state", "tap", "transport",
     )  # fmt: skip
 
     def __init__(self, connections: Connections) -> None:
         self.connections: Final = connections
-        self._inbox: Final = Inbox()
+        self.inbox: Final = Inbox()
         self._inside = False
         self._holds = 0
         self._left = 0  # octets that a body of known length still lacks
@@ -98,7 +98,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.state is _HEAD:
-            inbox = self._inbox
+            inbox = self.inbox
             inbox.data = inbox.data + data if inbox.data else data
             self._serve_heads()
         elif self.state is _BODY:
@@ -108,7 +108,7 @@ class ClientConnection(asyncio.Protocol):
         elif self.state is _SWALLOW:
             self._swallow(len(data))
         else:
-            self._inbox.add(data)
+            self.inbox.add(data)
             self._mind_ahead()
 
     def eof_received(self) -> bool:
@@ -144,12 +144,12 @@ class ClientConnection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """No request is being served, and none has come that waits to be."""
-        return self.state is _HEAD and not self._inbox.ready
+        return self.state is _HEAD and not self.inbox.ready
 
     @property
     def early(self) -> bool:
         """Octets came behind a request before its answer."""
-        return bool(self._inbox.data)
+        return bool(self.inbox.data)
 
     def _serve_heads(self) -> None:
         """Serve what has come, one request after the other, as long as answers come without waiting."""
@@ -158,7 +158,7 @@ class ClientConnection(asyncio.Protocol):
         self._inside = True
         try:
             for _ in range(limits.AT_ONCE):
-                if self.state is not _HEAD or not self._inbox.data:  # something else comes first, or nothing
+                if self.state is not _HEAD or not self.inbox.data:  # something else comes first, or nothing
                     return
                 if self.full or self.gone:  # nobody reads the answers
                     return
@@ -169,7 +169,7 @@ class ClientConnection(asyncio.Protocol):
             self._serve_soon()
         finally:
             self._inside = False
-            if self._holds or self._inbox.data:
+            if self._holds or self.inbox.data:
                 self._mind_ahead()
 
     def _serve_soon(self) -> None:
@@ -177,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _mind_ahead(self) -> None:
         """Read no more than what can soon be served."""
-        if len(self._inbox.data) > limits.AHEAD:
+        if len(self.inbox.data) > limits.AHEAD:
             self._hold(_AHEAD)
         elif self._holds and self.state is _HEAD:
             self._release(_AHEAD)
@@ -185,7 +185,7 @@ class ClientConnection(asyncio.Protocol):
     def _head_of_next(self) -> RequestHead | None:
         """The head that came first; None when it has not come whole, or was none."""
         try:
-            head = self._inbox.head()
+            head = self.inbox.head()
         except Refusal as refusal:
             self._refuse(refusal)
             return None
@@ -202,13 +202,13 @@ class ClientConnection(asyncio.Protocol):
             self.state = _BODY
             self.deadline = self.connections.now() + limits.READ_SECONDS
             self._left, self._chunks = head.length or 0, Chunks() if head.length is None else None
-            if early := self._inbox.take():
+            if early := self.inbox.take():
                 self._read_body(early)
         self.connections.serve(exchange)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Nothing on this connection can be believed any more."""
-        self._inbox.take()
+        self.inbox.take()
         self.state, self.deadline = _WAITING, _NEVER
         exchange = self.exchange = ClientExchange(self, _NOTHING)
         self.connections.unread(exchange, refusal)
@@ -229,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
         if self._chunks is not None:
             self._read_chunks(data, self._chunks, exchange)
             return
-        piece, self._inbox.data = data[: self._left], data[self._left :]
+        piece, self.inbox.data = data[: self._left], data[self._left :]
         self._left -= len(piece)
         self._renew_deadline()
         exchange.body_piece(piece)
@@ -248,7 +248,7 @@ class ClientConnection(asyncio.Protocol):
         for piece in pieces:
             exchange.body_piece(piece)
         if chunks.done and self.state is _BODY:
-            self._inbox.data, self._chunks = chunks.rest, None
+            self.inbox.data, self._chunks = chunks.rest, None
             self._body_whole(exchange)
 
     def _body_whole(self, exchange: ClientExchange) -> None:
@@ -324,7 +324,7 @@ class ClientConnection(asyncio.Protocol):
             self.state = _HEAD
             self.deadline = self.connections.now() + limits.KEEPALIVE_SECONDS
             self._release(_ASKED)
-            if self._inbox.data:
+            if self.inbox.data:
                 self._serve_soon()  # the one before it is to be noted first
         else:
             self._part()
@@ -332,7 +332,7 @@ class ClientConnection(asyncio.Protocol):
     def _part(self) -> None:
         """Close, but not before the client had time to read: a reset would take the answer with it."""
         transport = self.transport
-        unread = self.state in (_BODY, _SWALLOW) or bool(self._inbox.take()) or bool(self._holds)
+        unread = self.state in (_BODY, _SWALLOW) or bool(self.inbox.take()) or bool(self._holds)
         if transport is None or transport.is_closing():
             return
         if not unread:

@@ -128,6 +128,10 @@ class RequestHeads(_Heads):
         self._target = b""
         self._parser: httptools.HttpRequestParser | None = None
 
+    def forget(self) -> None:
+        """The next head is parsed as if none had come before."""
+        self.block, self._fields, self.last = b"", b"", None
+
     def on_url(self, url: bytes) -> None:
         """The request target, in one or several pieces."""
         self._target += url
@@ -160,7 +164,7 @@ class RequestHeads(_Heads):
         if self._whole and self._keep_alive and not upgrade:
             self._parser = parser  # it waits neither for a body nor for the end
         method = parser.get_method().decode("ascii")
-        headers = Headers(lines)
+        headers = Headers(lines, like=self.last.headers if self.last is not None else None)
         version = _version(parser)
         return RequestHead(method, self._target, version, headers, self._keep_alive, upgrade, _length(headers))
 

@@ -123,10 +123,10 @@ class SessionCookie:
 
     def find(self, headers: Headers) -> list[str]:
         """The sealed tickets that the request carries, chunks joined; usually none or one."""
-        known: list[str] | None = headers.facts.get(self)
+        known: list[str] | None = headers.cookie_facts.get(self)
         if known is None:
             found = [self._joined(headers, value) for value in self._values(headers, "")[:_MAX_DUPLICATES]]
-            known = headers.facts[self] = [value for value in dict.fromkeys(found) if value]
+            known = headers.cookie_facts[self] = [value for value in dict.fromkeys(found) if value]
         return known
 
     def _values(self, headers: Headers, suffix: str) -> list[str]:

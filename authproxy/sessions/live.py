@@ -137,7 +137,7 @@ class LiveView:
     def find(self, sealed: str, facts: dict[object, Any] | None = None) -> Carried | None:
         """The session of this cookie if it may be used without asking anybody, and mark it used.
 
-        ``facts``: those of the headers that carried the cookie (``model.Headers``), where they carried one alone.
+        ``facts``: the ``cookie_facts`` of the headers that carried the cookie, where they carried one alone.
         """
         name: bytes | None = facts.get(self._key) if facts is not None else None
         if name is None:

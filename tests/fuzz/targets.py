@@ -115,7 +115,7 @@ def _front_door(pieces: Sequence[bytes]) -> tuple[Any, ...]:
         if piece and not line.closed:
             connection.data_received(piece)
             _served_on(connection)
-        assert len(connection._inbox.data) <= limits.AHEAD + limits.HEAD
+        assert len(connection.inbox.data) <= limits.AHEAD + limits.HEAD
     connection.connection_lost(None)
     connections.abort_all()
     assert loop.time() >= 0
@@ -126,8 +126,8 @@ def _front_door(pieces: Sequence[bytes]) -> tuple[Any, ...]:
 def _served_on(connection: ClientConnection) -> None:
     """What the event loop would call: requests that wait for others to have had their turn."""
     before = None
-    while connection.state is State.HEAD and connection._inbox.data != before:
-        before = connection._inbox.data
+    while connection.state is State.HEAD and connection.inbox.data != before:
+        before = connection.inbox.data
         connection._serve_heads()
 
 

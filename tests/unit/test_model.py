@@ -39,6 +39,18 @@ def test_an_absent_header_is_nothing() -> None:
     assert b"accept" not in headers
 
 
+def test_what_follows_from_cookies_is_shared_by_equal_cookies_alone() -> None:
+    """Another line makes no difference; another cookie, another order, one more line or none does."""
+    lines = ((b"Cookie", b"a=1"), (b"X-A", b"1"), (b"cookie", b"b=2"))
+    first = Headers(lines)
+    for same in (lines, (*lines, (b"X-B", b"2")), ((b"COOKIE", b"a=1"), (b"Cookie", b"b=2"))):
+        assert Headers(same, like=first).cookie_facts is first.cookie_facts
+        assert Headers(same, like=first).facts is not first.facts
+    for other in (lines[:1], lines[::-1], (*lines, lines[0]), ((b"Cookie", b"a=1; b=2"),), ()):
+        assert Headers(other, like=first).cookie_facts is not first.cookie_facts
+    assert Headers(lines).cookie_facts is not first.cookie_facts
+
+
 def test_the_target_is_what_was_received() -> None:
     """An empty query is not no query; the path is the raw one."""
     for target in ("/a//b?code=x", "/a//b?", "/a//b"):

@@ -403,6 +403,23 @@ async def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert house.infos == []
 
 
+async def test_what_leads_elsewhere_judges_anew() -> None:
+    """The same octets bring the same headers, with what was found out from them, until the door leads elsewhere."""
+    async with RawUpstream(answering(OK)) as upstream, House(upstream.url) as house, house.client() as client:
+        for _ in range(2):
+            await client.send(GET)
+            await client.reply()
+        await house.door.lead_to(house.behind)
+        for _ in range(2):
+            await client.send(GET)
+            await client.reply()
+    first, second, third, fourth = (info.headers for info in house.infos)
+    assert first is second
+    assert second is not third
+    assert third is fourth
+    assert first.cookie_facts is not third.cookie_facts
+
+
 async def test_refusal_that_cannot_be_worded(caplog: pytest.LogCaptureFixture) -> None:
     """Is a bare 500."""
 

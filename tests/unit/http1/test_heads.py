@@ -104,6 +104,17 @@ def test_repeated_lines_with_an_odd_request_line(target: bytes) -> None:
     assert outcome(heads) == outcome(RequestHeads())
 
 
+def test_equal_cookies_are_judged_once() -> None:
+    """What was found out from Cookie lines is there again in the next head with the same ones, and in no other."""
+    heads = RequestHeads()
+    block = b"GET / HTTP/1.1\r\nHost: a.example.com\r\nCookie: %b\r\nX-A: %b\r\n\r\n"
+    first = heads.parse(block % (b"s=1", b"1")).headers
+    second = heads.parse(block % (b"s=1", b"2")).headers
+    other = heads.parse(block % (b"s=2", b"2")).headers
+    assert second.cookie_facts is first.cookie_facts
+    assert other.cookie_facts is not first.cookie_facts
+
+
 def test_what_is_not_remembered() -> None:
     """A head in HTTP/1.0, one that ends the connection and one that upgrades say nothing about the next."""
     for line, version in ((b"", b"1.0"), (b"Connection: close\r\n", b"1.1"), (b"Upgrade: x\r\n", b"1.1")):
