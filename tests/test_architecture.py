@@ -45,6 +45,7 @@ FLOORS: Final[dict[str, int]] = {
     "sessions": 4,
     "throttle": 4,
     "enrollment": 4,
+    "body": 4,  # of a request to one of our pages
     "store": 3,
     "upstream": 3,
     "jose": 3,

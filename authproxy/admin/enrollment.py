@@ -6,7 +6,6 @@ counted; no token is in either.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable
@@ -15,26 +14,22 @@ from typing import Any, Final, NamedTuple, Protocol
 from aiohttp import web
 
 from authproxy.admin.gate import Gate
+from authproxy.body import json_object
 from authproxy.enrollment.families import Families, Scope
 from authproxy.enrollment.inventory import Inventory
 from authproxy.enrollment.tokens import EnrollmentTokens, check_names
 from authproxy.errors import (
     BadRequest,
-    ContentTooLarge,
     NotAuthenticated,
     NotFound,
     Refusal,
     StoreUnavailable,
     Unavailable,
 )
-from authproxy.jose import strictjson
 from authproxy.observe.audit import Audit
 from authproxy.observe.metrics import Metrics
 from authproxy.sessions.sealing import token
 
-SIZE: Final = 16 * 1024
-"""Largest body that is read, in bytes."""
-_SECONDS: Final = 15.0
 _NEVER_KEPT: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _SCOPES: Final[dict[str, Scope]] = {
     "family": "family", "name": "enrolled-name", "cluster": "cluster", "all": "enrolled",
@@ -183,18 +178,7 @@ def _check(scope: str, name: object) -> None:
 
 async def _fields(request: web.Request, known: set[str]) -> dict[str, object]:
     """The JSON object of the body.  An unknown field is refused: it may be a known one that was misspelt."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_SECONDS):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > SIZE:
-                    raise ContentTooLarge("body_too_large", "The body is too large.")
-        fields = strictjson.load_object(bytes(body))
-    except TimeoutError:
-        raise BadRequest("body_too_slow", "The body did not arrive in time.") from None
-    except ValueError as error:
-        raise BadRequest("malformed_json", f"The body is {error}.") from None
+    fields = await json_object(request)
     if fields.keys() - known:
         raise BadRequest("field_unknown", f"The body takes only {', '.join(sorted(known))}.")
     return fields

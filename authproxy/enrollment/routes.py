@@ -6,25 +6,21 @@ door has them worded.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from aiohttp import web
 
 from authproxy.authn import authorization
+from authproxy.body import json_object
 from authproxy.enrollment.families import Families, Issued
 from authproxy.enrollment.inventory import Inventory
 from authproxy.enrollment.issuer import Issuer
 from authproxy.enrollment.tokens import EnrollmentTokens
-from authproxy.errors import BadRequest, ContentTooLarge, NotAuthenticated, Refusal
-from authproxy.jose import strictjson
+from authproxy.errors import BadRequest, NotAuthenticated, Refusal
 from authproxy.model import RequestInfo
 from authproxy.throttle import Throttle, client_bucket
 
-SIZE: Final = 16 * 1024
-"""Largest body that is read, in bytes."""
-_SECONDS: Final = 15.0
 _SECRET_ANSWER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Work = Callable[[], Awaitable[Issued]]
@@ -123,15 +119,4 @@ def _bearer(info: RequestInfo) -> str:
 async def _json(request: web.Request) -> dict[str, object]:
     if request.content_type != "application/json":
         raise BadRequest("not_json", "This address takes application/json.")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_SECONDS):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > SIZE:
-                    raise ContentTooLarge("body_too_large", "The body is too large.")
-        return strictjson.load_object(bytes(body))
-    except TimeoutError:
-        raise BadRequest("body_too_slow", "The body did not arrive in time.") from None
-    except ValueError as error:
-        raise BadRequest("malformed_json", f"The body is {error}.") from None
+    return await json_object(request)

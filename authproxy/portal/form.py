@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from authproxy.body import octets
 from authproxy.errors import BadRequest, ContentTooLarge
 
 _MAX: Final = 64 * 1024
-_SECONDS: Final = 15.0
 _TYPE: Final = "application/x-www-form-urlencoded"
 
 
@@ -19,16 +18,14 @@ async def raw_form(request: web.Request) -> str:
     """The urlencoded body of a POST.  Raises ``BadRequest`` for another type, ``ContentTooLarge`` past 64 KiB."""
     if request.content_type != _TYPE:
         raise BadRequest("not_a_form", f"This address takes {_TYPE}.")
-    body = bytearray()
     try:
-        async with asyncio.timeout(_SECONDS):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > _MAX:
-                    raise ContentTooLarge("form_too_large", "The form is too large.")
-        return body.decode("ascii")
+        body = await octets(request, _MAX)
     except TimeoutError:
         raise BadRequest("form_too_slow", "The form did not arrive in time.") from None
+    if body is None:
+        raise ContentTooLarge("form_too_large", "The form is too large.")
+    try:
+        return body.decode("ascii")
     except UnicodeDecodeError:
         raise BadRequest("malformed_form", "The form cannot be read.") from None
 

@@ -24,6 +24,7 @@ from authproxy.edge.hops import TrustedProxies
 from authproxy.edge.wire import ClientConnection
 from authproxy.model import Answer
 from tests.peers.fake_clock import FakeClock
+from tests.peers.fake_transport import FakeTransport
 from tests.peers.raw_wire import PATIENCE, House, RawClient, RawConnection, RawUpstream, answering
 from tests.peers.self_signed import self_signed
 
@@ -207,23 +208,6 @@ async def test_what_a_refused_client_sends_is_not_kept(monkeypatch: pytest.Monke
         await until(lambda: not counting(house)._parting)
 
 
-class Line(asyncio.Transport):
-    """A connection from an address."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__({"peername": (address, 1234)})
-        self.broken = False
-
-    def abort(self) -> None:
-        self.broken = True
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Another one minds it now."""
-
-    def is_closing(self) -> bool:
-        return self.broken
-
-
 def alone(bounds: Bounds) -> Connections:
     """Connections without a listener."""
     return Connections(
@@ -239,7 +223,7 @@ def _nobody(*_: Any) -> None:
 def arriving(connections: Connections, address: str) -> bool:
     """Whether there is room for one from ``address``."""
     connection = connections()
-    connection.connection_made(Line(address))
+    connection.connection_made(FakeTransport(address))
     return not connection.gone
 
 
@@ -260,7 +244,7 @@ async def test_the_counting_is_bounded() -> None:
     connections = alone(Bounds(10, 10, NOBODY))
     for number in range(10_000):
         connection = connections()
-        connection.connection_made(Line(f"10.0.{number // 250}.{number % 250}"))
+        connection.connection_made(FakeTransport(f"10.0.{number // 250}.{number % 250}"))
         assert len(connections._clients) <= 10
         connection.connection_lost(None)
     assert (len(connections), connections._clients) == (0, {})
@@ -434,6 +418,6 @@ async def test_a_connection_that_was_let_in_is_not_judged_twice() -> None:
     connection = ClientConnection(connections)
     assert connections.admit(connection, "192.0.2.1") is None
     bounds[0] = Bounds(0, 0, NOBODY)
-    connection.connection_made(Line("192.0.2.1"))
+    connection.connection_made(FakeTransport("192.0.2.1"))
     assert not connection.gone
     connections.abort_all()
