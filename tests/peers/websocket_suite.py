@@ -75,6 +75,7 @@ class Handshakes:
         self.port = 0
         self.carried = 0
         self._lines = lines
+        self._open: set[asyncio.Task[None] | None] = set()
 
     def __repr__(self) -> str:
         return f"<Handshakes port {self.port} to {self.target}: {self.carried} carried>"
@@ -88,9 +89,22 @@ class Handshakes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
+        left = [task for task in self._open if task is not None]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._open.add(task)
+        try:
+            await self._carry(reader, writer)
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.carried += 1
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
         try:

@@ -23,6 +23,9 @@ async def pair(stages: Set, redis_server: RedisServer) -> Stage:
     stage = await stages(replicas=2, store={"redis": {"url": redis_server.url}})
     await stage.sign_in()
     assert await stage.is_in(replica=1)
+    for proxy in stage.proxies:
+        await proxy.graph.replicas.meet()  # as they do every two seconds: whose turn it is depends on who is known
+        assert proxy.graph.replicas.others == 1
     return stage
 
 
