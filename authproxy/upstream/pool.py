@@ -22,7 +22,7 @@ from authproxy.upstream.connection import UpstreamConnection
 CONNECT_SECONDS: Final = 5.0
 REST_SECONDS: Final = 5.0
 KEEPALIVE_SECONDS: Final = 4.0  # below the 5 s after which common servers close an idle connection
-IDLE_LIMIT: Final = 256  # connections kept for each address
+IDLE_LIMIT: Final = 1024  # connections kept for each address
 SWEEP_SECONDS: Final = 0.1  # how exactly the deadlines of requests are kept
 
 _Key = tuple[tuple[str, ...], str | None, tuple[str, str] | None, str | None]
