@@ -194,5 +194,5 @@ async def test_the_client_secret_is_rotated(
     ledger = Ledger(fleet.peer)
     assert ledger.statuses.keys() == {200, 401}  # the reload did come after the change
     assert len(ledger.refreshes_by_sid) == 100  # those that were refused were renewed later
-    assert ledger.refreshed(*load.phases["after"]) >= 5
+    assert ledger.refreshed(load.phases["reload"][0], load.phases["after"][1]) >= 5
     assert [late for late in fleet.watch.late if late > TRANSIT] == []

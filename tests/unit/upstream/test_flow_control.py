@@ -42,6 +42,8 @@ class Street:
         self.client, self.clock = self.front.transport, self.front.clock
         self.pools = pools
         pools.now = self.clock
+        assert pools._sweeping is not None
+        pools._sweeping.cancel()  # the loop's own clock is another
         self.upstream = Upstream(urls=("http://app.example.com",), timeout=TIMEOUT)
         self.lines: list[FakeTransport] = []
         self.outcomes: list[Delivered | Exception] = []
