@@ -66,6 +66,21 @@ class DexStage:
         statuses = await asyncio.gather(*(device.click() for device in devices))
         return {repr(device): status for device, status in zip(devices, statuses, strict=True) if status != 200}
 
+    async def renewed(self, seconds: float = 25.0) -> None:
+        """Click until every device brings an ID token that is good; no answer on the way is anything but 200.
+
+        docs/sessions.md allows an expired token while a renewal is left to another replica, or is tried again.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            refused = await self.click()
+            assert not refused, f"{len(refused)} of {len(self.devices)}: {refused}\n{self.transcript()}"
+            stale = [repr(device) for device in self.devices if device.is_in and device.claims["exp"] <= time.time()]
+            if not stale:
+                return
+            assert time.monotonic() < deadline, f"the ID token stays expired: {stale}\n{self.transcript()}"
+            await asyncio.sleep(0.3)  # other processes: there is no event to wait for
+
     def transcript(self) -> str:
         """What the replicas wrote to standard error, for the message of a failed assertion."""
         return "\n".join(line for one in self.replicas for line in one.program.stderr.all()[-60:])
