@@ -26,6 +26,7 @@ SIZE: Final = 256 * 1024
 _NOT_IN_A_CODE: Final = re.compile(r"[^A-Za-z0-9_.:-]")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
 _LONGEST_WAIT: Final = 3600.0
+_IMF_FIXDATE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [1-9][0-9]{3} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 _REFUSING: Final = (400, 401, 403)  # RFC 6749 section 5.2 says 400 and 401; some providers answer 403
 # access_denied: Dex, wrong password or a user who may not (any more).  The *_required family (OpenID Connect Core
 # section 3.1.2.6): the provider wants to see the person, which no refresh can give it.
@@ -42,6 +43,7 @@ class TokenAnswer(NamedTuple):
     refresh_token: str
     expires_in: float | None  # seconds
     scope: str
+    answered_at: float = 0.0  # `Date` of the answer, by the provider's clock, seconds since the epoch; 0 when unusable
 
     def __repr__(self) -> str:
         return f"<TokenAnswer scope {self.scope!r}>"
@@ -50,12 +52,14 @@ class TokenAnswer(NamedTuple):
 class AnswerUnproved(ProviderError):
     """A refresh was answered, but what it brought could not be proved for now: the provider's keys cannot be had.
 
-    Transient; but the old refresh token may be spent.  ``refresh_token`` is the one to try next.
+    Transient; but the old refresh token may be spent.  ``refresh_token`` is the one to try next, ``issued_at`` as in
+    ``TokenSet``.
     """
 
-    def __init__(self, message: str, *, refresh_token: str) -> None:
+    def __init__(self, message: str, *, refresh_token: str, issued_at: float = 0.0) -> None:
         super().__init__(message)
         self.refresh_token = refresh_token
+        self.issued_at = issued_at
 
 
 def classify(
@@ -67,7 +71,7 @@ def classify(
     else: the operator's mistakes (``invalid_client``), limits (429), outages and nonsense must not sign anybody out.
     """
     if status == 200:
-        return _tokens(_object(body))
+        return _tokens(_object(body))._replace(answered_at=answered_at(headers))
     if status == 429 or status >= 500:
         raise ProviderError(f"the token endpoint answered {status}", retry_after=retry_after(headers))
     if status in _REFUSING:
@@ -83,6 +87,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     sent = next((value for name, value in headers.items() if name.lower() == "date"), "")
     moment, now = _moment(said), _moment(sent)  # both on the provider's own clock: ours may differ
     return min(max((moment - now).total_seconds(), 0.0), _LONGEST_WAIT) if moment and now else None
+
+
+def answered_at(headers: Mapping[str, str]) -> float:
+    """When the provider made an answer, by its own clock: its ``Date`` in seconds since the epoch, else 0.0.
+
+    Unusable are two dates, a date in another form than IMF-fixdate (RFC 9110 section 5.6.7), and a date beside ``Age``:
+    a cache sent that answer, some time after it was made (section 5.1 of RFC 9111).
+    """
+    dates = [value for name, value in headers.items() if name.lower() == "date"]
+    if len(dates) != 1 or any(name.lower() == "age" for name in headers):
+        return 0.0
+    moment = _moment(dates[0]) if _IMF_FIXDATE.fullmatch(dates[0]) else None
+    return max(moment.timestamp(), 0.0) if moment else 0.0
 
 
 def client_form(client_id: str, secret: str | None, method: str) -> dict[str, str]:
