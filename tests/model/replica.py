@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from authproxy import lasting
 from authproxy.authn.chain import Proved
-from authproxy.errors import ProviderError, StoreUnavailable
+from authproxy.errors import Refusal, StoreUnavailable
 from authproxy.graph import Graph
 from authproxy.lasting import Lasting
 from authproxy.model import RequestInfo
@@ -60,6 +60,14 @@ def settings(*, per_user: bool) -> Settings:
     )
 
 
+class SessionGraph(Graph):
+    """A graph without connections to applications and without pages: only time would be spent on them."""
+
+    async def _build_pipeline(self) -> None: ...
+
+    def _build_portal(self) -> None: ...
+
+
 class Replica:
     """A process.  ``start`` and ``stop`` it; ``kill`` ends it without a last word."""
 
@@ -83,7 +91,7 @@ class Replica:
         shape = settings(per_user=self._peer.per_user)
         with patch.object(lasting, "open_store", self._open_store), patch.object(fetch, "session", self._open_wire):
             self._lasting = Lasting(shape, clock=self._clock)
-            self.graph = await Graph(shape, self._lasting, clock=self._clock).__aenter__()
+            self.graph = await SessionGraph(shape, self._lasting, clock=self._clock).__aenter__()
         graph = self.graph
         self._lasting.on_asked = graph.recall.answer
         self._write_back = asyncio.get_running_loop().create_task(_write_back(graph))
@@ -135,10 +143,13 @@ class Replica:
         """End the session of the cookie."""
         await self.graph.logout.end(_info(cookies).headers)
 
-    async def end_by_provider(self, token: str) -> None:
-        """Deliver a back-channel logout token."""
-        with suppress(ProviderError):
+    async def end_by_provider(self, token: str) -> bool:
+        """Deliver a back-channel logout token; whether it was obeyed.  It is not while its key cannot be had."""
+        try:
             await self.graph.logout.by_provider(token)
+        except Refusal:
+            return False
+        return True
 
     def ticket(self, cookies: str) -> Ticket | None:
         """What the session cookie holds."""

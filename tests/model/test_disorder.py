@@ -27,7 +27,13 @@ EXAMPLES: Final = int(os.environ.get("MODEL_EXAMPLES", "200"))
 DEVICES: Final = st.sampled_from(["a1", "a2", "a3", "b1"])
 REPLICAS: Final = st.integers(0, 2)
 SOME_REPLICAS: Final = st.sampled_from([(0,), (1,), (0, 1), (0, 1, 2)])
-MODES: Final = st.sampled_from([(True, 0.0), (True, 3.0), (True, 120.0), (False, 0.0)])
+MODES: Final = {
+    "per_user": (True, 0.0),
+    "per_user, 3 s": (True, 3.0),
+    "per_user, 120 s": (True, 120.0),
+    "per_session": (False, 0.0),
+}
+"""Kind of refresh tokens, and the provider's reuse window."""
 PAIRS: Final = st.lists(st.tuples(DEVICES, REPLICAS), min_size=2, max_size=6)
 
 
@@ -35,10 +41,12 @@ class Disorder(RuleBasedStateMachine):
     """The rules; ``World`` holds the judgement."""
 
     world: World
+    mode: tuple[bool, float]
 
-    @initialize(mode=MODES, replicas=st.sampled_from([2, 1, 3]))
-    def begin(self, mode: tuple[bool, float], replicas: int) -> None:
-        self.world = World(per_user=mode[0], window=mode[1], replicas=replicas)
+    @initialize(replicas=st.sampled_from([2, 1, 3]))
+    def begin(self, replicas: int) -> None:
+        per_user, window = self.mode
+        self.world = World(per_user=per_user, window=window, replicas=replicas)
         self.world.__enter__()
         self.world.note_settings()
 
@@ -75,7 +83,15 @@ class Disorder(RuleBasedStateMachine):
         self.world.pass_time(65.0)
         self.world.request(pairs)
 
-    @rule(seconds=st.sampled_from([130.0, 220.0, 310.0]))
+    @rule(pairs=PAIRS, seconds=st.sampled_from([0.5, 4.0]))
+    def come_due(self, pairs: list[tuple[str, int]], seconds: float) -> None:
+        """Renewals are due ahead of expiry: requests come, and again a little later."""
+        self.world.pass_time(51.0)
+        self.world.request(pairs)
+        self.world.pass_time(seconds)
+        self.world.request(pairs)
+
+    @rule(seconds=st.sampled_from([130.0, 310.0]))
     def pause(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
@@ -146,13 +162,14 @@ class Disorder(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 1000 else 120)
-def test_disorder() -> None:
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+def test_disorder(mode: tuple[bool, float]) -> None:
     """Whatever happens: a session with a path to the newest token lives, and one that has ended stays ended."""
     run_state_machine_as_test(
-        Disorder,
+        type("Disorder", (Disorder,), {"mode": mode}),
         settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=30,
+            max_examples=max(EXAMPLES // len(MODES), 1),
+            stateful_step_count=25,
             deadline=None,
             database=None,
             derandomize="MODEL_EXAMPLES" not in os.environ,

@@ -356,7 +356,8 @@ class World:
             return
         self._note(f"back-channel logout of {user} on {replica.name}")
         began = self.clock()
-        self._run(replica.end_by_provider(self.peer.logout_token(user)))
+        if not self._run(replica.end_by_provider(self.peer.logout_token(user))):
+            return
         for session in self.sessions:
             if session.user == user and not session.ended and session.signed_in_at < began:
                 self._end(session, "logged out by the provider", replica.name)
@@ -380,8 +381,8 @@ class World:
         self._note("everything heals")
         self.set_provider("none")
         self.set_link(range(len(self.replicas)), "up")
-        self.pass_time(2 * LIFETIME)
-        for _ in range(3):
+        self.pass_time(LIFETIME + 15.0)
+        for _ in range(2):
             for number in range(len(self.replicas)):
                 self.request([(name, number) for name in self.devices], patience=30.0)
                 self.pass_time(HEARD)
