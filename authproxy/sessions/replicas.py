@@ -79,7 +79,7 @@ class Replicas:
 
     async def meet(self) -> None:
         """Announce this replica, and learn which others are there.  Raises ``StoreUnavailable``."""
-        intact = await self._store.get(keys.replica(self.id)) is not None  # else the store was emptied
+        intact = self.id in await self._store.members(keys.replicas())  # else the store was emptied
         await self._store.put(keys.replica(self.id), b"1", ttl=_ALIVE)
         await self._store.add(keys.replicas(), self.id, ttl=86400.0)
         alive = frozenset({self.id})
