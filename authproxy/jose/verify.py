@@ -133,6 +133,11 @@ def _signed(compact: Compact, key: Key) -> bool:
         return False
 
 
+def unproved(token: str, algorithms: Collection[str]) -> Claims:
+    """The claims of an ID token that nothing was proved of yet; raises ``InvalidToken`` when it is none by its form."""
+    return parse(token, algorithms=algorithms, types=_ID_TOKEN_TYPES).payload
+
+
 def check_party(claims: Claims, issuer: str, client_id: str) -> None:
     """``iss`` equals ``issuer``, ``aud`` names ``client_id``, ``azp`` is ``client_id`` where it must be there.
 

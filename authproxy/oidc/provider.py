@@ -8,7 +8,7 @@ three: ``ProviderError`` (transient, says nothing about the user), ``GrantRefuse
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -40,6 +40,7 @@ class TokenSet(NamedTuple):
     refresh_token: str
     expires_at: float  # of the ID token, seconds since the epoch; 0 when there is none
     access_expires_at: float = 0.0  # of the access token as the provider said; 0 when it did not say
+    issued_at: float = 0.0  # by the provider's clock: `iat` of the ID token in this answer, else its `Date`, else 0
 
     def __repr__(self) -> str:
         return f"<TokenSet of {self.claims.get('sub', '')!r}, expires {self.expires_at:.0f}>"
@@ -188,13 +189,16 @@ class Provider:
         if not answer.id_token:
             return self._token_set(answer, {})
         rules = self._rules(answer)._replace(subject=subject, acr_values=())
+        kept, issued_at = answer.refresh_token or refresh_token, _claimed_issue(answer, self.settings.algorithms)
         try:
             tokens = await self._proved(answer, rules, previous)
-        except (ProviderError, InvalidToken) as error:
-            if isinstance(error, InvalidToken) and error.code != "key_unknown":
-                raise
-            raise grants.AnswerUnproved(str(error), refresh_token=answer.refresh_token or refresh_token) from None
-        self._check_repeated_nonce(tokens.claims, previous or {})
+            self._check_repeated_nonce(tokens.claims, previous or {})
+        except InvalidToken as error:
+            if error.code != "key_unknown":
+                raise grants.AnswerInvalid(error, refresh_token=kept, issued_at=issued_at) from None
+            raise grants.AnswerUnproved(str(error), refresh_token=kept, issued_at=issued_at) from None
+        except ProviderError as error:
+            raise grants.AnswerUnproved(str(error), refresh_token=kept, issued_at=issued_at) from None
         return tokens
 
     async def revoke(self, token: str, hint: str) -> bool:
@@ -308,7 +312,16 @@ class Provider:
     def _token_set(self, answer: grants.TokenAnswer, claims: Mapping[str, object]) -> TokenSet:
         expires_at = verify.number(dict(claims), "exp") if claims else 0.0
         access = self._clock() + answer.expires_in if answer.expires_in is not None else 0.0
-        return TokenSet(claims, answer.id_token, answer.access_token, answer.refresh_token, expires_at, access)
+        issued_at = verify.number(dict(claims), "iat") if claims else answer.answered_at
+        return TokenSet(
+            claims,
+            id_token=answer.id_token,
+            access_token=answer.access_token,
+            refresh_token=answer.refresh_token,
+            expires_at=expires_at,
+            access_expires_at=access,
+            issued_at=issued_at,
+        )
 
     async def _discover(self) -> Metadata:
         options = self.settings
@@ -326,6 +339,17 @@ class Provider:
         if self._http is None:
             raise ProviderError(f"provider {self.name} is closed")
         return self._http
+
+
+def _claimed_issue(answer: grants.TokenAnswer, algorithms: Collection[str]) -> float:
+    """When an answer was issued, as ``TokenSet.issued_at``, although its ID token is not proved.
+
+    It orders the refresh tokens of answers, and so it is as good as the refresh token that came beside it.
+    """
+    try:
+        return verify.number(verify.unproved(answer.id_token, algorithms), "iat")
+    except InvalidToken:
+        return answer.answered_at
 
 
 def _configured(settings: schema.Provider) -> Metadata | None:

@@ -369,6 +369,43 @@ async def test_a_rotated_token_survives_keys_that_cannot_be_had(client: Client, 
     assert caught.value.refresh_token not in f"{caught.value!r}"
 
 
+async def test_an_answer_says_when_it_was_issued(client: Client, peer: OpenIDPeer, clock: FakeClock) -> None:
+    """C1: `iat` of the ID token in the answer, else the answer's `Date`, else 0: what tokens are ordered by."""
+    first = await client.sign_in()
+    assert first.issued_at == first.claims["iat"] == clock()
+    clock.forward(7)
+    assert (await client.refresh(first.refresh_token, subject="sub-alice")).issued_at == clock()
+
+
+async def test_an_answer_without_an_id_token_is_as_old_as_its_date(clock: FakeClock) -> None:
+    """C1: OpenID Connect Core section 12.2 makes the ID token optional, and a cached answer has no usable date."""
+    async with OpenIDPeer(clock=clock, rotate=False) as peer, client_of(peer) as client:
+        first = await client.sign_in()
+        peer.id_token_on_refresh = False
+        clock.forward(7)
+        assert (await client.refresh(first.refresh_token, subject="sub-alice")).issued_at == clock()
+        peer.token_answer = (200, {"access_token": "a", "token_type": "Bearer"}, {"Age": "3"})
+        assert (await client.refresh(first.refresh_token, subject="sub-alice")).issued_at == 0.0
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_an_unproved_answer_says_when_it_was_issued(
+    client: Client, peer: OpenIDPeer, clock: FakeClock, readable: bool
+) -> None:
+    """C1: the rotated token is ordered as it would be if the answer had been proved."""
+    first = await client.sign_in()
+    peer.rotate_before_signing = True
+    peer.fail("jwks", 503, times=100)
+    clock.forward(7)
+    if readable:
+        peer.mangle_id_token = lambda claims, _header: claims.update(iat=clock() - 2)
+    else:
+        peer.mangle_id_token = lambda claims, _header: claims.update(iat="yesterday")
+    with pytest.raises(AnswerUnproved) as caught:
+        await client.refresh(first.refresh_token, subject="sub-alice")
+    assert caught.value.issued_at == (clock() - 2 if readable else clock())
+
+
 async def test_nothing_is_spent_while_no_keys_are_known(peer: OpenIDPeer) -> None:
     """After a start into an outage of the key set, a refresh token and a code stay unspent."""
     peer.fail("jwks", 503, times=100)
