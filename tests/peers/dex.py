@@ -18,6 +18,7 @@ import aiohttp
 import yaml
 
 from tests.peers.program import PATIENCE, Program, free_port
+from tests.peers.slapd import Slapd
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "dashboard.md"
 PUBLIC: Final = "https://dashboard.example.com"
@@ -56,7 +57,8 @@ class Dex:
 
     ``id_tokens`` and ``reuse_interval`` are durations as Dex writes them, None: those of the page.  ``sessions`` False:
     without the environment variable that enables browser sessions.  ``public`` replaces the page's address of the
-    dashboard.  ``storage`` is ``sqlite3``, which survives a restart, or ``memory``.
+    dashboard.  ``storage`` is ``sqlite3``, which survives a restart, or ``memory``.  ``directory`` is where people are,
+    instead of Dex's own password database.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Dex:
         connectors: tuple[Mapping[str, Any], ...] = (),
         redirect_uris: tuple[str, ...] = (),
         program: str = "dex",
+        directory: Slapd | None = None,
     ) -> None:
         self.people = list(people)
         self.port = free_port()
@@ -80,7 +83,8 @@ class Dex:
         self._page = yaml.safe_load(block("dex").replace(PUBLIC, public))
         self._page["staticClients"][0]["redirectURIs"].extend(redirect_uris)
         self._ids, self._reuse, self._sessions = id_tokens, reuse_interval, sessions
-        self._connectors = [dict(one) for one in connectors]
+        self._directory = directory
+        self._connectors = [directory.connector()] if directory else [dict(one) for one in connectors]
         file = {"config": {"file": str(folder / "dex.db")}} if storage == "sqlite3" else {}
         self._storage = {"type": storage, **file}
         self._program = program
@@ -110,26 +114,40 @@ class Dex:
         if self._reuse is not None:
             expiry["refreshTokens"]["reuseInterval"] = self._reuse
         other = {**whole["staticClients"][0], "id": OTHER_CLIENT_ID}
-        return whole | {
-            "issuer": self.issuer,
-            "storage": self._storage,
-            "web": {"http": f"127.0.0.1:{self.port}"},
-            "logger": {"level": "debug"},
-            "expiry": expiry,
-            "staticClients": [*whole["staticClients"], other],
-            "connectors": self._connectors,
-            "enablePasswordDB": True,
-            "staticPasswords": [
-                {"email": login_of(name), "hash": _HASH, "username": name, "userID": f"id-{name}", "groups": ["staff"]}
-                for name in self.people
-            ],
-        }
+        return (
+            whole
+            | {
+                "issuer": self.issuer,
+                "storage": self._storage,
+                "web": {"http": f"127.0.0.1:{self.port}"},
+                "logger": {"level": "debug"},
+                "expiry": expiry,
+                "staticClients": [*whole["staticClients"], other],
+                "connectors": self._connectors,
+            }
+            | ({} if self._directory else self._passwords())
+        )
+
+    def _passwords(self) -> dict[str, Any]:
+        people = [
+            {"email": login_of(name), "hash": _HASH, "username": name, "userID": f"id-{name}", "groups": ["staff"]}
+            for name in self.people
+        ]
+        return {"enablePasswordDB": True, "staticPasswords": people}
 
     async def forget(self, username: str) -> None:
-        """Delete a user, as an administrator does; Dex restarts, since its password database is in its file."""
+        """Delete a user: in the directory, or in the file of Dex, which restarts."""
         self.people.remove(username)
+        if self._directory:
+            await self._directory.delete(username)
+            return
         await self.stop()
         await self.start()
+
+    async def stop_directory(self) -> None:
+        """The directory is away: no refresh that rotates succeeds."""
+        assert self._directory is not None
+        await self._directory.stop()
 
     async def start(self) -> None:
         """Start it; it answers on return."""

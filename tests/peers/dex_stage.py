@@ -25,6 +25,7 @@ from tests.peers.fleet import claims_of
 from tests.peers.openid_dex import DexPeer
 from tests.peers.program import free_port
 from tests.peers.redis_server import RedisServer
+from tests.peers.slapd import Slapd
 from tests.peers.upstream_app import UpstreamApp
 
 HOST: Final = "localhost"
@@ -194,9 +195,13 @@ async def dex_stage(
     reuse_interval: int = 30,
     replicas: int = 2,
     race_seconds: float = 0.02,
+    ldap: bool = False,
     **session: Any,
 ) -> DexStage:
-    """A stage that leaves with ``stack``.  Times are whole seconds; ``session`` adds to that section."""
+    """A stage that leaves with ``stack``.  Times are whole seconds; ``session`` adds to that section.
+
+    ``ldap``: a real Dex has its people in a real OpenLDAP server.
+    """
     port = free_port()
     public = f"http://{HOST}:{port}"
     provider: Dex | DexPeer
@@ -209,9 +214,10 @@ async def dex_stage(
         provider.backchannel_logout_uri = f"{public}/oauth2/backchannel_logout"
     else:
         assert not missing(kind), missing(kind)
+        directory = await stack.enter_async_context(Slapd(folder, people)) if ldap else None
         provider = Dex(
             folder, public=public, people=tuple(people), id_tokens=f"{id_tokens}s",
-            reuse_interval=f"{reuse_interval}s", sessions=kind == "dex", program=kind,
+            reuse_interval=f"{reuse_interval}s", sessions=kind == "dex", program=kind, directory=directory,
         )  # fmt: skip
     await stack.enter_async_context(provider)
     app = await stack.enter_async_context(UpstreamApp())

@@ -115,6 +115,7 @@ class DexPeer(OpenIDPeer):
         self.current_user = None
         self.people = {name: Person(name, PASSWORD, {}) for name in (*people, "kilgore")}
         self.forgotten: set[str] = set()  # people whom the directory no longer has
+        self.directory_is_up = True
         self.browser_sessions: dict[str, BrowserSession] = {}  # by the value of the cookie
         self._requests: dict[str, dict[str, str]] = {}
         self._last_login: dict[tuple[str, str], float] = {}
@@ -126,6 +127,10 @@ class DexPeer(OpenIDPeer):
     async def forget(self, username: str) -> None:
         """Delete a user, as an administrator does."""
         self.forgotten.add(username)
+
+    async def stop_directory(self) -> None:
+        """The directory is away: no refresh that rotates succeeds."""
+        self.directory_is_up = False
 
     async def stop(self) -> None:
         """Be down: connections are refused."""
@@ -258,7 +263,8 @@ class DexPeer(OpenIDPeer):
         if token in self.tokens.orphans:
             self.refreshes.append("orphan")
             return 500, {"error": "invalid_request"}
-        if self._asks_directory(token) in self.forgotten:
+        username = self._asks_directory(token)
+        if username and (username in self.forgotten or not self.directory_is_up):
             self.refreshes.append("unknown")
             return 500, {"error": "invalid_request"}
         found = self.tokens.spend(token, client, self.clock())
