@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 from tests.peers.dex import missing
 from tests.peers.dex_stage import PROVIDERS, Device, DexStage, dex_stage
+from tests.peers.openid_dex import DexPeer
 from tests.peers.redis_server import RedisServer
 
 LIFETIME: Final = 6  # seconds of an ID token
@@ -26,6 +28,8 @@ WINDOW: Final = 2  # seconds of Dex's reuseInterval
 OUTAGE: Final = 5.0  # seconds without Redis
 EXPIRIES: Final = 2
 ORDERS: Final = int(os.environ.get("DEX_ORDERS", "2"))
+
+pytestmark = pytest.mark.timeout(240)
 
 Building = Callable[..., Awaitable[DexStage]]
 
@@ -90,6 +94,23 @@ async def test_tabs_that_sign_in_at_once(build: Building) -> None:
         await (await stage.device(name)).sign_in()  # the first sign-ins of a user at once are 500 at Dex itself
     devices = [await stage.device(name) for name in users(8)]
     await asyncio.gather(*(device.sign_in(tabs=2 if device.number % 2 else 4) for device in devices))
+    await all_in(stage)
+
+
+@pytest.mark.parametrize("build", ["peer"], indirect=True)
+async def test_a_token_that_lost_the_race_at_dex(build: Building) -> None:
+    """Dex answers 500 for the token of a sign-in that lost a race, for good: the user's other token is tried.
+
+    ``test_codes_that_are_redeemed_at_once`` shows the answer with a real Dex.  Here the token that lost is the
+    newer one by its ``iat``, as two replicas of Dex with different clocks make it.
+    """
+    stage = await build(people=users(4), race_seconds=60.0)
+    assert isinstance(stage.provider, DexPeer)
+    for name in users(4):
+        stage.provider.clock = lambda: time.time() + 2.0
+        await (await stage.device(name)).sign_in()
+        stage.provider.clock = time.time
+        await (await stage.device(name)).sign_in()
     await all_in(stage)
 
 

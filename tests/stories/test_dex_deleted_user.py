@@ -22,6 +22,7 @@ from tests.peers.redis_server import RedisServer
 LIFETIME: Final = 6  # seconds of an ID token
 GRACE: Final = 5  # seconds of session.refresh_grace
 PATIENCE: Final = 45.0  # seconds, on a busy machine
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(params=["peer-2.45", "dex-2.45"])

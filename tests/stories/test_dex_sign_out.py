@@ -24,6 +24,7 @@ from tests.peers.redis_server import RedisServer
 LIFETIME: Final = 6  # seconds of an ID token
 WITH_SESSIONS: Final = ("peer", "dex")
 WITHOUT_SESSIONS: Final = ("peer-2.45", "dex-2.45")
+pytestmark = pytest.mark.timeout(240)
 
 Building = Callable[..., Awaitable[DexStage]]
 
