@@ -140,6 +140,9 @@ class Refresher:
 
     async def _look(self, ticket: Ticket, known: Record | None) -> _View:
         scope = self.scope(ticket)
+        live = self._live.by_id(ticket.id)
+        if live is not None and (known is None or live.record.rank > known.rank):
+            known = live.record  # another session handed a token on meanwhile
         try:
             stored = await self._vault.load(ticket)
             shared = None if scope is None else await self._vault.shared(ticket, scope)
@@ -289,10 +292,10 @@ class Refresher:
             return "" if tokens.id_token or previous is None else previous.hint
         return (previous.hint or previous.id_token) if previous else ""
 
-    @staticmethod
-    def _next_generation(ticket: Ticket, view: _View) -> int:
-        records = [record.generation for record in (view.known, view.previous) if record]
-        return max([ticket.generation, *records]) + 1
+    def _next_generation(self, ticket: Ticket, view: _View) -> int:
+        live = self._live.by_id(ticket.id)
+        records = (view.known, view.previous, live.record if live else None)
+        return max([ticket.generation, *(record.generation for record in records if record)]) + 1
 
     def _kept(self, ticket: Ticket, view: _View, replacement: RefreshToken, last_used: float) -> Record:
         """The old proof, if there was one, with the refresh token that replaced the spent one."""

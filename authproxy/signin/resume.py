@@ -253,6 +253,9 @@ class Resumption:
     def _enter(self, ticket: Ticket, live: LiveSession | None, record: Record, last_used: float) -> LiveSession:
         self._refuse_ended(ticket)  # a sign-out may have come while the provider was asked
         provider = self._providers[ticket.provider]
+        if live is not None and record.rank < live.record.rank and record.expires_at > live.record.expires_at:
+            # A sign-in handed its token on while this session was renewed: both are news.
+            record = record._replace(generation=live.record.generation + 1, token=live.record.token)
         newest = ticket._replace(generation=record.generation, token=record.token)
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)
