@@ -112,11 +112,13 @@ class Answers:
         return Answer(status, (*self._common(refusal, request_id), *self._specific(refusal, match)))
 
     def _common(self, refusal: Refusal, request_id: str) -> HeaderList:
+        set_cookies = refusal.set_cookies if isinstance(refusal, NotAuthenticated) else ()
         return (
             (b"Authproxy-Refusal", refusal.code.encode()),
             (b"X-Request-Id", request_id.encode()),
             (b"Cache-Control", b"no-store"),
             (b"X-Content-Type-Options", b"nosniff"),
+            *((b"Set-Cookie", cookie.encode()) for cookie in set_cookies),
         )
 
     @staticmethod

@@ -72,6 +72,14 @@ class Metrics:
         self._sessions: Final = Gauge(
             "authproxy_live_sessions", "Sessions that this process holds in memory.", registry=self._registry
         )
+        self._unproved: Final = Gauge(
+            "authproxy_sessions_unproved", "Live sessions that go on after their ID token expired.",
+            registry=self._registry,
+        )  # fmt: skip
+        self._refreshes: Final = Counter(
+            "authproxy_refresh_failures", "Refreshes of a session that failed, by provider and reason.",
+            ["provider", "reason"], registry=self._registry,
+        )  # fmt: skip
         self._connections: Final = Gauge(
             "authproxy_connections", "Client connections that are open.", registry=self._registry
         )
@@ -99,6 +107,10 @@ class Metrics:
         """Count one event."""
         self._events.labels(name, outcome).inc()
 
+    def refresh_failed(self, provider: str, reason: str) -> None:
+        """Count one refresh that failed: refused, invalid, limited, unavailable or unusable."""
+        self._refreshes.labels(provider, reason).inc()
+
     def store(self, failure: str) -> None:
         """Note one call to the store: "" or how it failed.  The server's own error is an answer too."""
         self._up.set(failure in ("", "error"))
@@ -108,6 +120,10 @@ class Metrics:
     def watch_sessions(self, count: Callable[[], int]) -> None:
         """Take the number of live sessions from ``count`` at each reading."""
         self._sessions.set_function(lambda: float(count()))
+
+    def watch_unproved(self, count: Callable[[], int]) -> None:
+        """Take the number of live sessions whose ID token has expired from ``count`` at each reading."""
+        self._unproved.set_function(lambda: float(count()))
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -189,17 +189,16 @@ class Provider:
         if not answer.id_token:
             return self._token_set(answer, {})
         rules = self._rules(answer)._replace(subject=subject, acr_values=())
+        kept, issued_at = answer.refresh_token or refresh_token, _claimed_issue(answer, self.settings.algorithms)
         try:
             tokens = await self._proved(answer, rules, previous)
-        except (ProviderError, InvalidToken) as error:
-            if isinstance(error, InvalidToken) and error.code != "key_unknown":
-                raise
-            raise grants.AnswerUnproved(
-                str(error),
-                refresh_token=answer.refresh_token or refresh_token,
-                issued_at=_claimed_issue(answer, self.settings.algorithms),
-            ) from None
-        self._check_repeated_nonce(tokens.claims, previous or {})
+            self._check_repeated_nonce(tokens.claims, previous or {})
+        except InvalidToken as error:
+            if error.code != "key_unknown":
+                raise grants.AnswerInvalid(error, refresh_token=kept, issued_at=issued_at) from None
+            raise grants.AnswerUnproved(str(error), refresh_token=kept, issued_at=issued_at) from None
+        except ProviderError as error:
+            raise grants.AnswerUnproved(str(error), refresh_token=kept, issued_at=issued_at) from None
         return tokens
 
     async def revoke(self, token: str, hint: str) -> bool:

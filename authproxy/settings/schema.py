@@ -112,6 +112,7 @@ class Session(Shape):
     cookie: Cookie = Cookie()
     idle: Duration = 8 * 3600.0
     absolute: Duration = 168 * 3600.0
+    refresh_grace: Duration = 3600.0
 
 
 class Endpoints(Shape):

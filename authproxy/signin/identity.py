@@ -12,7 +12,7 @@ from authproxy.oidc.provider import Provider, identity_fields
 from authproxy.sessions.claims import held_once, read
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.live import LiveSession
-from authproxy.sessions.vault import Record
+from authproxy.sessions.records import Record
 
 _MARGIN: Final = 60.0  # seconds; a token is renewed at most this long before it expires
 _SHARE: Final = 0.2  # of its lifetime, for short-lived ones
@@ -41,7 +41,7 @@ def identity_of(ticket: Ticket, record: Record, provider: Provider) -> Identity:
 
 def refresh_due(record: Record, *, chance: Callable[[], float] = random) -> float:
     """When to renew ahead of expiry, in seconds since the epoch; spread, so that sessions do not crowd."""
-    if not record.refresh_token:
+    if not record.token.value:
         return record.expires_at
     margin = min(_MARGIN, _SHARE * max(record.expires_at - record.refreshed_at, 0.0))
     return record.expires_at - margin * (0.75 + 0.25 * chance())
@@ -76,5 +76,7 @@ def identity_by(session: LiveSession, provider: Provider) -> Identity:
 
 def _once(ticket: Ticket, record: Record) -> tuple[Ticket, Record]:
     """The same, with every text in memory once: there are many sessions."""
-    ticket = ticket._replace(provider=intern(ticket.provider), issuer=intern(ticket.issuer))
+    ticket = ticket._replace(provider=intern(ticket.provider), issuer=intern(ticket.issuer), host=intern(ticket.host))
+    if ticket.token == record.token:
+        ticket = ticket._replace(token=record.token)
     return ticket, record._replace(claims=held_once(record.claims, record.id_token))

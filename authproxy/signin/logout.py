@@ -14,14 +14,16 @@ from contextlib import suppress
 from typing import Final
 
 from authproxy.errors import BadRequest, GrantRefused, InvalidToken, ProviderError, StoreUnavailable
-from authproxy.model import Headers
+from authproxy.model import RequestInfo
 from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import SessionCookie, Ticket, user_digest
 from authproxy.sessions.live import LiveView
 from authproxy.sessions.marks import Mark, Marks, bearer_sid, bearer_subject, sid_name
+from authproxy.sessions.records import newest_first
 from authproxy.sessions.sealing import digest
 from authproxy.sessions.vault import Vault
 from authproxy.signin.refresh import Refresher
+from authproxy.signin.termination import Termination
 from authproxy.store import keys
 from authproxy.store.base import Store
 
@@ -35,7 +37,7 @@ class Logout:
 
     def __init__(
         self, *, providers: Mapping[str, Provider], cookie: SessionCookie, vault: Vault, live: LiveView, marks: Marks,
-        refresher: Refresher, store: Store, absolute: float, clock: Callable[[], float],
+        refresher: Refresher, termination: Termination, store: Store, absolute: float, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._providers: Final = providers
         self._cookie: Final = cookie
@@ -43,34 +45,32 @@ class Logout:
         self._live: Final = live
         self._marks: Final = marks
         self._refresher: Final = refresher
+        self._termination: Final = termination
         self._store: Final = store
         self._absolute: Final = absolute
         self._clock: Final = clock
         self._farewells: Final[set[asyncio.Task[None]]] = set()
 
-    async def end(self, headers: Headers) -> tuple[Ticket | None, str]:
+    async def end(self, info: RequestInfo) -> tuple[Ticket | None, str]:
         """End every session whose cookie the request carries; the last one's ticket and ID token, for the provider."""
         ended: tuple[Ticket | None, str] = (None, "")
-        for sealed in self._cookie.find(headers):
-            ticket = self._cookie.open(sealed)
+        for sealed in self._cookie.find(info.headers):
+            ticket = self._cookie.open(sealed, info.host)
             if ticket is not None and not self._marks.revokes(ticket):
                 ended = (ticket, await self._end(ticket))
         return ended
 
     async def _end(self, ticket: Ticket) -> str:
-        id_token, refresh_token, left = "", ticket.refresh_token, 0
+        """End one session; its own ID token, "" when it is not known."""
         live = self._live.by_id(ticket.id)
-        if live is not None:
-            id_token, refresh_token = live.record.id_token, live.record.refresh_token
+        record = live.record if live is not None else None
         with suppress(StoreUnavailable):
             stored = await self._vault.load(ticket)
-            if stored is not None:
-                id_token, refresh_token = stored.record.id_token, stored.record.refresh_token
-        await self._marks.add(Mark("session", ticket.id, ticket.absolute_end, ticket.absolute_end))
-        with suppress(StoreUnavailable):
-            left = await self._vault.forget(ticket)
-        self._say_farewell(ticket, refresh_token, left)
-        return id_token
+            if stored is not None and (record is None or stored.record.rank > record.rank):
+                record = stored.record
+        left = await self._termination.end(ticket, "signed_out", "signed out")
+        self._say_farewell(ticket, record.token.value if record else ticket.token.value, left)
+        return (record.hint or record.id_token) if record else ""
 
     def _say_farewell(self, ticket: Ticket, refresh_token: str, left: int) -> None:
         """Tell the provider, without letting the user wait for it."""
@@ -86,8 +86,8 @@ class Logout:
         scope = self._refresher.scope(ticket)
         if scope is not None:
             with suppress(StoreUnavailable):
-                newest = await self._vault.shared_token(ticket, scope)
-                refresh_token = newest.refresh_token if newest else refresh_token
+                shared = newest_first((await self._vault.shared(ticket, scope)).tokens, {})
+                refresh_token = shared[0].value if shared else refresh_token
                 await self._vault.forget_shared(ticket, scope)
         if await provider.revoke(refresh_token, "refresh_token"):
             return

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
-from authproxy.errors import StoreUnavailable
+from authproxy.errors import StoreSlow, StoreUnavailable
 from authproxy.store.memory import MemoryStore
 
 BUDGET: Final = 0.15
@@ -131,7 +131,7 @@ class StoreLink:
             if not self.loses_effect:
                 await self._shared.apply(verb, arguments, options)
             await asyncio.sleep(budget)
-            raise StoreUnavailable("the store does not answer")
+            raise StoreSlow("the store does not answer")
         work = asyncio.get_running_loop().create_task(self._answer_late(verb, arguments, options))
         self._late.add(work)
         work.add_done_callback(self._late.discard)
@@ -139,11 +139,15 @@ class StoreLink:
             async with asyncio.timeout(budget):
                 return await asyncio.shield(work)
         except TimeoutError:
-            raise StoreUnavailable("the store answers too late") from None
+            raise StoreSlow("the store answers too late") from None
 
     async def _answer_late(self, verb: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         await asyncio.sleep(self.delay)
         return await self._shared.apply(verb, arguments, options)
+
+    def with_budget(self, seconds: float) -> _Budgeted:
+        """The same link for calls that may take longer."""
+        return _Budgeted(self, seconds)
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Tell every subscriber."""
@@ -160,3 +164,19 @@ class StoreLink:
 
     def __repr__(self) -> str:
         return f"<StoreLink {self.state}>"
+
+
+class _Budgeted:
+    """A link with another budget."""
+
+    def __init__(self, link: StoreLink, seconds: float) -> None:
+        self._link: Final = link
+        self._seconds: Final = seconds
+        self.publish: Final = link.publish
+        self.subscribe: Final = link.subscribe
+        self.close: Final = link.close
+
+    def __getattr__(self, verb: str) -> Any:
+        if verb.startswith("_"):
+            raise AttributeError(verb)
+        return partial(self._link._call, verb, budget=self._seconds)

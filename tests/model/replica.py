@@ -9,6 +9,7 @@ import asyncio
 import base64
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -23,6 +24,7 @@ from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import Ticket
 from authproxy.settings.schema import Settings
 from authproxy.signin.login import Finished, Started
+from authproxy.store.patient import BUDGET_SECONDS, PatientStore
 from tests.model.faulty_store import SharedStore, StoreLink
 from tests.model.token_peer import CLIENT_ID, ISSUER, TokenPeer, Wire
 from tests.unit.values import info
@@ -31,7 +33,7 @@ HOST: Final = "app.example.com"
 IDLE: Final = 300.0
 ABSOLUTE: Final = 1800.0
 _KEY: Final = base64.urlsafe_b64encode(bytes(range(32))).decode()
-_WRITE_BACK_SECONDS: Final = 15.0
+_WRITE_BACK_SECONDS: Final = 15
 
 
 def settings(*, per_user: bool) -> Settings:
@@ -89,7 +91,11 @@ class Replica:
         self.started_at = self._clock()
         self._ready = False
         shape = settings(per_user=self._peer.per_user)
-        with patch.object(lasting, "open_store", self._open_store), patch.object(fetch, "session", self._open_wire):
+        with (
+            patch.object(lasting, "open_store", self._open_store),
+            patch.object(lasting, "open_patient_store", self._open_patient_store),
+            patch.object(fetch, "session", self._open_wire),
+        ):
             self._lasting = Lasting(shape, clock=self._clock)
             self.graph = await SessionGraph(shape, self._lasting, clock=self._clock).__aenter__()
         graph = self.graph
@@ -98,6 +104,9 @@ class Replica:
 
     def _open_store(self, *_arguments: Any, **_options: Any) -> StoreLink:
         return self.link
+
+    def _open_patient_store(self, *_arguments: Any, **_options: Any) -> PatientStore:
+        return PatientStore(self.link.with_budget(BUDGET_SECONDS))
 
     def _open_wire(self, *_arguments: Any, **_options: Any) -> Wire:
         return self.wire
@@ -141,7 +150,7 @@ class Replica:
 
     async def sign_out(self, cookies: str) -> None:
         """End the session of the cookie."""
-        await self.graph.logout.end(_info(cookies).headers)
+        await self.graph.logout.end(_info(cookies))
 
     async def end_by_provider(self, token: str) -> bool:
         """Deliver a back-channel logout token; whether it was obeyed.  It is not while its key cannot be had."""
@@ -154,7 +163,7 @@ class Replica:
     def ticket(self, cookies: str) -> Ticket | None:
         """What the session cookie holds."""
         found = self.graph.cookie.find(_info(cookies).headers)
-        return self.graph.cookie.open(found[0]) if found else None
+        return self.graph.cookie.open(found[0], HOST) if found else None
 
     @property
     def _provider(self) -> Provider:
@@ -165,10 +174,11 @@ class Replica:
 
 
 async def _write_back(graph: Graph) -> None:
-    while True:
-        await asyncio.sleep(_WRITE_BACK_SECONDS)
+    """As ``app`` does it: shared tokens every second, last uses more seldom."""
+    for second in count(1):
+        await asyncio.sleep(1.0)
         with suppress(StoreUnavailable):
-            await graph.resumption.write_back()
+            await (graph.resumption if second % _WRITE_BACK_SECONDS == 0 else graph.refresher).write_back()
 
 
 def _info(cookies: str) -> RequestInfo:

@@ -41,7 +41,8 @@ class Origin(NamedTuple):
     cookies: str = ""  # what the request carried
 
 
-origin: ContextVar[Origin] = ContextVar("origin", default=Origin())
+_UNKNOWN: Final = Origin()
+origin: ContextVar[Origin] = ContextVar("origin", default=_UNKNOWN)
 """Tasks inherit it from the request that started them."""
 
 

@@ -505,7 +505,7 @@ class World:
             return ""
         newest = grant.current
         ticket = replica.ticket(origin.get().cookies)
-        if ticket is not None and ticket.refresh_token == newest.text:
+        if ticket is not None and ticket.token.value == newest.text:
             return "cookie"
         if newest.text in replica.wire.received and not replica.wire.gone:
             return "memory"
