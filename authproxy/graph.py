@@ -106,6 +106,7 @@ class Graph:
         self.enrolling = self._build_enrollment()
         await self._build_pipeline()
         self._build_portal()
+        self.metrics.watch_clock_skews(lambda: {name: provider.skew for name, provider in self.providers.items()})
 
     async def _provider(self, name: str) -> Provider:
         """What is known of a provider, its keys among it, outlives a change of settings that is not about it."""

@@ -31,9 +31,9 @@ class Record(NamedTuple):
     id_token: str
     access_token: str
     claims: Mapping[str, object]
-    expires_at: float  # of the ID token
+    expires_at: float  # of the ID token, by the provider's clock
     last_used: float
-    refreshed_at: float
+    refreshed_at: float  # by the provider's clock
 
     @property
     def rank(self) -> Rank:

@@ -23,6 +23,7 @@ from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.sealing import token
 from authproxy.sessions.vault import Rank, Record, SharedToken, Stored, Vault, share_scope
 from authproxy.signin.gate import Gate
+from authproxy.signin.identity import ends_at
 from authproxy.signin.recall import Recall
 from authproxy.store import keys
 from authproxy.store.base import Store
@@ -109,11 +110,11 @@ class Refresher:
         """Hold the lease; yields a record instead when whoever held it made one.  Without the store there is none."""
         key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
         owner = token(16)
-        ahead = known is not None and known.expires_at > self._clock()
+        ahead = known is not None and self._ends_at(ticket, known) > self._clock()
         try:
             made = await self._take_lease(key, owner, ticket, rank, wait=not (ahead or self.alone))
         except StoreUnavailable:
-            self._check_turn(key, known)
+            self._check_turn(key, ticket, known)
             made = None  # the provider's own rules for reuse are all that is left between two replicas
         if made is not None:
             yield made
@@ -142,7 +143,7 @@ class Refresher:
                             return None
                         held = True
                         stored = await self._vault.load(ticket)
-                        if stored and self._is_newer(stored.record, rank):
+                        if stored and self._is_newer(ticket, stored.record, rank):
                             return stored.record
                     except StoreUnavailable:
                         if not held and now() >= gone_at:
@@ -152,13 +153,13 @@ class Refresher:
         except TimeoutError:
             raise ProviderError("another replica is still renewing this session") from None
 
-    def _check_turn(self, key: str, known: Record | None) -> None:
+    def _check_turn(self, key: str, ticket: Ticket, known: Record | None) -> None:
         """Without the lease two replicas could spend one token: the one whose turn it is goes first.
 
         The others go on with the proof that they have: the newer token comes to them by the cookie.
         """
         self._away_at = now = self._clock()
-        patient = known is not None and known.claims and now < known.expires_at + _TURN
+        patient = known is not None and known.claims and now < self._ends_at(ticket, known) + _TURN
         if patient and not self._replicas.owns(key):
             raise Postponed("the store is away, and it is another replica's turn to renew this session")
 
@@ -168,8 +169,11 @@ class Refresher:
             with suppress(StoreUnavailable):
                 await self._store.lease(key, owner, ttl=_LEASE)
 
-    def _is_newer(self, record: Record, than: Rank) -> bool:
-        return record.rank > than and record.expires_at > self._clock() + _FRESH
+    def _is_newer(self, ticket: Ticket, record: Record, than: Rank) -> bool:
+        return record.rank > than and self._ends_at(ticket, record) > self._clock() + _FRESH
+
+    def _ends_at(self, ticket: Ticket, record: Record) -> float:
+        return ends_at(record, self._providers[ticket.provider])
 
     async def _stored(self, ticket: Ticket) -> Stored | None:
         with suppress(StoreUnavailable):
@@ -186,12 +190,12 @@ class Refresher:
 
     async def _renew(self, ticket: Ticket, known: Record | None, rank: Rank, last_used: float) -> Record:
         stored = await self._stored(ticket)  # the lease is ours now: whatever was made before it was given is here
-        if stored and self._is_newer(stored.record, rank):
+        if stored and self._is_newer(ticket, stored.record, rank):
             return stored.record
         shared = await self._shared(ticket)
         if self._may_be_behind(ticket, stored, shared):
             stored, shared = await self._recalled(ticket, rank)
-            if stored and self._is_newer(stored.record, rank):
+            if stored and self._is_newer(ticket, stored.record, rank):
                 return stored.record
         previous = stored.record if stored else known
         newest = self._newest(ticket, known, stored, shared)
@@ -207,7 +211,8 @@ class Refresher:
                 await self._bury(ticket, newest)
                 raise SessionEnded(f"the provider refused the refresh token ({refused.error})") from None
             newest, tokens = newer, await self._redeem_last(ticket, newer, previous)
-        record = self._next(newest, previous, tokens, last_used)
+        now = self._providers[ticket.provider].now()
+        record = self._next(newest, previous, tokens, last_used=last_used, refreshed_at=now)
         await self._write(ticket, record, stored)
         return record
 
@@ -275,7 +280,10 @@ class Refresher:
         except InvalidToken as invalid:
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
 
-    def _next(self, newest: Candidate, previous: Record | None, tokens: TokenSet, last_used: float) -> Record:
+    @staticmethod
+    def _next(
+        newest: Candidate, previous: Record | None, tokens: TokenSet, *, last_used: float, refreshed_at: float
+    ) -> Record:
         if not tokens.claims and (previous is None or not previous.claims):
             raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
         keep = previous if not tokens.id_token else None  # OIDC Core section 12.2: a new ID token is optional
@@ -288,7 +296,7 @@ class Refresher:
             # Without a new ID token, the claims are as fresh as the access token that came instead.
             expires_at=tokens.access_expires_at if keep else tokens.expires_at,
             last_used=last_used,
-            refreshed_at=self._clock(),
+            refreshed_at=refreshed_at,
         )
 
     @staticmethod
