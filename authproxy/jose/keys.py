@@ -154,7 +154,7 @@ class KeySet:
     def doubt(
         self, kid: str | None, *, issued_at: float | None, since: float, trusted: bool = False
     ) -> ProviderError | None:
-        """Why it cannot be told now whether the issuer has a key ``kid``; None when the keys in memory show it.
+        """Why it is not certain now whether the issuer has a key ``kid``; None when the keys in memory show it.
 
         They show it for a token that is older than they are, by its ``issued_at``, and when they were fetched after
         ``since``.  ``retry_after`` is the number of seconds until a token of any client may cause a fetch again.

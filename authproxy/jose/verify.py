@@ -68,9 +68,9 @@ class LogoutTokenRules(NamedTuple):
 async def id_token(token: str, keys: KeySet, rules: IdTokenRules, *, now: float) -> Claims:
     """The claims of an ID token that holds; it came from the token endpoint itself, so that its key is waited for.
 
-    ``now`` is our time in seconds since the epoch.  A token that holds by our clock or by the issuer's holds: it has
-    just been issued, whatever the clocks say, and nobody could have kept it.  Raises ``InvalidToken`` with the code of
-    the first rule that is broken, and ``ProviderError`` when it cannot be told now whether the issuer has the key.
+    ``now`` is our time in seconds since the epoch.  A token that holds by our clock or by the issuer's holds, since it
+    has just been issued.  Raises ``InvalidToken`` with the code of
+    the first rule that is broken, and ``ProviderError`` when it is not certain now whether the issuer has the key.
     """
     compact = parse(token, algorithms=rules.algorithms, types=_ID_TOKEN_TYPES)
     await prove(compact, keys, trusted=True)
@@ -112,7 +112,7 @@ async def prove(compact: Compact, keys: KeySet, *, trusted: bool = False) -> Non
 
     When every known key fails, the key set is fetched again, as far as the token's budget allows: the issuer may have
     replaced a key that has no id, or kept the id.  ``trusted``: the token came from the token endpoint itself.
-    Raises ``ProviderError`` when it cannot be told now whether the issuer has the key.
+    Raises ``ProviderError`` when it is not certain now whether the issuer has the key.
     """
     since = keys.now()
     candidates = await keys.candidates(compact.kid, compact.alg, trusted=trusted)

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -53,24 +53,6 @@ class _Exchanges(Collector):
         yield seconds
 
 
-class _Skews(Collector):
-    """How far the providers' clocks are from ours."""
-
-    def __init__(self) -> None:
-        self.read: Callable[[], Mapping[str, float]] = dict
-
-    def collect(self) -> Iterator[Metric]:
-        """What Prometheus reads."""
-        skews = GaugeMetricFamily(
-            "authproxy_provider_clock_skew_seconds",
-            "Seconds by which a provider's clock is ahead of ours, as its token endpoint's answers show.",
-            labels=["provider"],
-        )
-        for provider, seconds in self.read().items():
-            skews.add_metric([provider], seconds)
-        yield skews
-
-
 _BOUNDS: Final = (*(str(bound) for bound in BUCKETS), "+Inf")
 
 
@@ -97,8 +79,11 @@ class Metrics:
             "authproxy_connections_refused", "Client connections beyond listen.connections.", ["bound"],
             registry=self._registry,
         )  # fmt: skip
-        self._skews: Final = _Skews()
-        self._registry.register(self._skews)
+        self._skews: Final = Gauge(
+            "authproxy_provider_clock_skew_seconds",
+            "Seconds by which a provider's clock is ahead of ours, as its token endpoint's answers show.",
+            ["provider"], registry=self._registry,
+        )  # fmt: skip
         self._up: Final = Gauge(
             "authproxy_store_up", "Whether the last call to the shared store was answered.", registry=self._registry
         )
@@ -115,9 +100,11 @@ class Metrics:
         """Take the number of open client connections from ``count`` at each reading."""
         self._connections.set_function(lambda: float(count()))
 
-    def watch_clock_skews(self, read: Callable[[], Mapping[str, float]]) -> None:
-        """Take the skew of each provider's clock, in seconds, from ``read`` at each reading."""
-        self._skews.read = read
+    def watch_clock_skews(self, skews: Mapping[str, Callable[[], float]]) -> None:
+        """Take the skew of each provider's clock, in seconds, from ``skews`` at each reading."""
+        self._skews.clear()
+        for provider, seconds in skews.items():
+            self._skews.labels(provider).set_function(seconds)
 
     def event(self, name: str, outcome: str) -> None:
         """Count one event."""

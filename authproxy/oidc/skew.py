@@ -1,8 +1,8 @@
 """How far a provider's clock is from ours, by the ``Date`` of its token endpoint's answers.
 
-Tokens carry the provider's time.  With two clocks that differ, a token that is still good by ours is expired for
-everybody else, or the other way round.  The skew moves renewals, and the judgement of ID tokens that come straight from
-the token endpoint.  It never judges a token that a client brings.
+Tokens carry the provider's time.  Where the clocks differ, a token that is good by ours has expired for applications,
+or the other way round.  The skew moves renewals, and the judgement of ID tokens that come straight from the token
+endpoint.  It is never used for a token that a client brings.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Logout:
         """Obey a logout token (OIDC Back-Channel Logout 1.0 section 2.6); what it ended, for the audit record.
 
         Raises ``BadRequest`` for a token that is not what it must be, or that was obeyed before, and ``Unavailable``
-        when that cannot be told now: the provider may send it again.
+        when that is not certain now: the provider may send it again.
         """
         unchecked: ProviderError | None = None
         for provider in self._providers.values():

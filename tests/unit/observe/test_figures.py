@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from authproxy.observe import figures
 from authproxy.observe.metrics import Metrics
 
@@ -66,7 +68,7 @@ def test_a_clock_skew_is_the_greatest_and_no_sum() -> None:
 
     def skews(**seconds: float) -> figures.Reading:
         metrics = Metrics()
-        metrics.watch_clock_skews(lambda: seconds)
+        metrics.watch_clock_skews({name: partial(float, number) for name, number in seconds.items()})
         return figures.read(metrics.text().decode())
 
     total = figures.add([skews(dex=0.0, other=3.0), skews(dex=-90.0, other=2.0), skews(dex=30.0)])
