@@ -82,7 +82,9 @@ class Refresher:
         self._on_failure: Final = on_failure
         self._gates: Final = {name: Gate(clock) for name in providers}
         self._pool: Final = TokenPool(vault, clock=clock)
-        self._lease: Final = RefreshLease(store=store, vault=vault, marks=marks, replicas=replicas, clock=clock)
+        self._lease: Final = RefreshLease(
+            store=store, vault=vault, marks=marks, replicas=replicas, providers=providers, clock=clock
+        )
         self._vault: Final = vault
         self._clock: Final = clock
 
@@ -127,16 +129,22 @@ class Refresher:
 
     async def _renew(self, ticket: Ticket, known: Record | None, rank: Rank, last_used: float) -> Record:
         view = await self._look(ticket, known)  # what was written before the lease was given is seen now
-        if self._may_be_behind(ticket, view) and not (view.stored and self._lease.is_newer(view.stored.record, rank)):
+        if self._may_be_behind(ticket, view) and not (
+            view.stored and self._lease.is_newer(ticket, view.stored.record, rank)
+        ):
             await self._recalled(ticket, view)
             view = await self._look(ticket, known)
-        if view.stored and self._lease.is_newer(view.stored.record, rank):
+        if view.stored and self._lease.is_newer(ticket, view.stored.record, rank):
             return view.stored.record
         spent, tokens = await self._redeem_newest(ticket, view, last_used)
         record = self._next(ticket, view, spent, tokens, last_used)
         await self._write(ticket, record, view.stored)
         await self._grace.note_renewed(ticket, read(record.claims))
         return record
+
+    def _made_elsewhere(self, ticket: Ticket, view: _View, rank: Rank) -> Record | None:
+        newer = view.stored is not None and self._lease.is_newer(ticket, view.stored.record, rank)
+        return view.stored.record if view.stored and newer else None
 
     async def _look(self, ticket: Ticket, known: Record | None) -> _View:
         scope = self.scope(ticket)
@@ -216,7 +224,7 @@ class Refresher:
         """What it means that no token is left to try."""
         # Without the store, this replica cannot know that no other one holds a newer token.
         certain = not (self._replicas.others and self._lease.store_failed_within(_UNCERTAIN_SECONDS))
-        proved = view.previous is not None and view.previous.expires_at > self._clock()
+        proved = view.previous is not None and self._lease.ends_at(ticket, view.previous) > self._clock()
         unseen = view.shared is None and self.scope(ticket) is not None
         if unseen or (proved and not certain):
             return Postponed("another replica may have a newer refresh token, and the store is away")
@@ -250,7 +258,8 @@ class Refresher:
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
         except ProviderError as error:
             self._on_failure(ticket.provider, "limited" if error.retry_after or error.status == 429 else "unavailable")
-            if await self._grace.is_over(ticket, previous, error):
+            ended_at = self._lease.ends_at(ticket, previous) if previous else 0.0
+            if previous and await self._grace.is_over(ticket, previous.claims, ended_at, error):
                 raise SessionEnded("the provider renews other users' sessions and not this one") from None
             raise
 
@@ -278,7 +287,7 @@ class Refresher:
             # Without a new ID token, the claims are as fresh as the access token that came instead.
             expires_at=tokens.access_expires_at if keep else tokens.expires_at,
             last_used=last_used,
-            refreshed_at=self._clock(),
+            refreshed_at=self._providers[ticket.provider].now(),
             hint=self._hint(ticket, tokens, previous),
         )
 

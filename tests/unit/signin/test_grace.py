@@ -41,10 +41,10 @@ async def test_it_ends_after_the_grace_when_another_user_was_renewed_on_any_repl
     house.clock.now = 2000.0
     await house.there.note_renewed(OTHER, record.claims)
     house.clock.now = 1600.0 + GRACE - 1
-    assert not await house.here.is_over(DELETED, record, FAILED)
+    assert not await house.here.is_over(DELETED, record.claims, record.expires_at, FAILED)
     house.clock.now += 1
-    assert await house.here.is_over(DELETED, record, FAILED)
-    assert await house.there.is_over(DELETED, record, FAILED)
+    assert await house.here.is_over(DELETED, record.claims, record.expires_at, FAILED)
+    assert await house.there.is_over(DELETED, record.claims, record.expires_at, FAILED)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ async def test_without_another_user_it_is_an_outage(renewed: object, at: float, 
         house.clock.now = at
         await house.there.note_renewed(DELETED if renewed is DELETED else OTHER, claims(connector))
     house.clock.now = 1600.0 + 100 * GRACE
-    assert not await house.here.is_over(DELETED, RECORD, FAILED)
+    assert not await house.here.is_over(DELETED, RECORD.claims, RECORD.expires_at, FAILED)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ async def test_only_an_answer_of_the_provider_counts(error: ProviderError) -> No
     house.clock.now = 2000.0
     await house.there.note_renewed(OTHER, claims())
     house.clock.now = 1600.0 + 2 * GRACE
-    assert not await house.here.is_over(DELETED, RECORD, error)
-    assert await house.here.is_over(DELETED, RECORD, FAILED)
+    assert not await house.here.is_over(DELETED, RECORD.claims, RECORD.expires_at, error)
+    assert await house.here.is_over(DELETED, RECORD.claims, RECORD.expires_at, FAILED)
 
 
 async def test_the_store_is_told_now_and_then_and_remembers_two_users() -> None:
@@ -100,6 +100,6 @@ async def test_the_store_is_told_now_and_then_and_remembers_two_users() -> None:
     assert len(written) == 1
     house.clock.now = 1600.0 + 2 * GRACE
     await house.here.note_renewed(OTHER, claims())
-    assert await house.there.is_over(DELETED, RECORD, FAILED)
+    assert await house.there.is_over(DELETED, RECORD.claims, RECORD.expires_at, FAILED)
     await put(written[0], b"\xff\x00", ttl=60)
-    assert not await house.there.is_over(DELETED, RECORD, FAILED)
+    assert not await house.there.is_over(DELETED, RECORD.claims, RECORD.expires_at, FAILED)
