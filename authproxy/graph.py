@@ -164,8 +164,8 @@ class Graph:
         )  # fmt: skip
         self.logout = Logout(
             providers=self.providers, cookie=self.cookie, vault=self.vault, live=self.live, marks=self.marks,
-            refresher=self.refresher, termination=self.termination, store=self.store, absolute=absolute,
-            clock=self._clock,
+            refresher=self.refresher, recall=self.recall, termination=self.termination, store=self.store,
+            absolute=absolute, clock=self._clock,
         )  # fmt: skip
         self._stack.push_async_callback(self.logout.close)
 
