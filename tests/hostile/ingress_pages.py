@@ -179,8 +179,9 @@ class TlsBrowser(Browser):
 class Ingress:
     """A running ingress with a page's block, authproxy with the page's settings, and two applications."""
 
-    def __init__(self, page: IngressPage, port: int, context: ssl.SSLContext, clock: Clock) -> None:
-        self.page, self.port, self.context, self.clock = page, port, context, clock
+    def __init__(self, page: IngressPage, port: int, authority: Path, clock: Clock) -> None:
+        self.page, self.port, self.authority, self.clock = page, port, authority, clock
+        self.context = ssl.create_default_context(cafile=str(authority))
         self.protected: UpstreamApp  # the application of the page
         self.blog: UpstreamApp  # its public neighbour
         self.peer: OpenIDPeer
@@ -215,6 +216,27 @@ class Ingress:
                 writer.transport.abort()
         return answer
 
+    async def send_http2(self, *fields: tuple[str, str], name: str | None = None) -> bytes:
+        """The frames that answer one HTTP/2 request with these header fields and without a body."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        context.set_alpn_protocols(["h2"])
+        answer = b""
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", self.port, ssl=context, server_hostname=name or self.page.host
+            )
+            try:
+                writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
+                writer.write(_frame(1, 0x5, 1, b"".join(_literal(*field) for field in fields)))
+                while not _ends_stream(answer):
+                    head = await reader.readexactly(9)
+                    answer = head + await reader.readexactly(int.from_bytes(head[:3], "big"))
+            except (ConnectionError, asyncio.IncompleteReadError):
+                pass  # refused: the connection has ended
+            finally:
+                writer.transport.abort()
+        return answer
+
     async def sign_in(self) -> str:
         """Header lines of a client who may reach the page's target, and not ``/admin/``."""
         if self.page.bearer:
@@ -224,6 +246,36 @@ class Ingress:
         assert page.status == 200, (page.url, page.status, page.headers, page.body)
         pairs = self.browser.cookies(self.at("/"))
         return "Cookie: " + "; ".join(f"{name}={value}" for name, value in pairs.items()) + "\r\n"
+
+
+# RFC 9113 section 4.1 and RFC 7541 section 6.2.2, as little as one request takes
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def _literal(name: str, value: str) -> bytes:
+    """A header field that is not indexed and not compressed."""
+    octets = b"\x00"
+    for text in (name.encode("latin-1"), value.encode("latin-1")):
+        more = len(text) - 127  # a length is 7 bits, and then 7 bits a byte
+        octets += bytes((len(text),)) if more < 0 else b"\x7f" + _integer(more)
+        octets += text
+    return octets
+
+
+def _integer(number: int) -> bytes:
+    octets = b""
+    while number > 127:
+        octets += bytes((number % 128 + 128,))
+        number //= 128
+    return octets + bytes((number,))
+
+
+def _ends_stream(frame: bytes) -> bool:
+    """Whether the answer is over with this frame: END_STREAM on HEADERS or DATA, RST_STREAM, GOAWAY."""
+    return bool(frame) and (frame[3] in (3, 7) or (frame[3] in (0, 1) and frame[4] & 1 == 1))
 
 
 def settings_of(
@@ -270,7 +322,7 @@ async def ingress_of(
     signed = authority.signed(DOMAIN, dns=(f"*.{DOMAIN}", f"*.apps.{DOMAIN}"), usage=SERVER)
     clock = Clock()
     async with AsyncExitStack() as stack:
-        ingress = Ingress(page, free_port(), ssl.create_default_context(cafile=str(authority.file)), clock)
+        ingress = Ingress(page, free_port(), authority.file, clock)
         ingress.protected = await stack.enter_async_context(UpstreamApp())
         ingress.blog = await stack.enter_async_context(UpstreamApp())
         ingress.peer = await stack.enter_async_context(OpenIDPeer(clock=clock))

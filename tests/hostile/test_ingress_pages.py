@@ -10,12 +10,14 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, Final
+from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
 
-from tests.hostile.ingress_pages import DOMAIN, PAGES, Ingress, ingress_of
+from tests.hostile.ingress_pages import DOMAIN, PAGES, Ingress, IngressPage, ingress_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -85,6 +87,8 @@ def absolute_forms(ingress: Ingress, *lines: str, target: str = "") -> Iterator[
             for host in (BLOG, "auth.example.com", f"{BLOG}:443", "unknown.example.com", own):
                 for name in (own, BLOG):
                     yield name, request(ingress, host, *lines, target=f"{scheme}://{first}{path}")
+        for rest in ("", "?x", "#/x", "?/../x", f"?{path}"):
+            yield own, request(ingress, BLOG, *lines, target=f"{scheme}://{own}{rest}")
         yield BLOG, request(ingress, own, *lines, target=f"{scheme}://{BLOG}{path}")
         yield BLOG, request(ingress, BLOG, *lines, target=f"{scheme}://{BLOG}@{own}{path}")
         yield BLOG, request(ingress, BLOG, *lines, target=f"{scheme}://{own}@{BLOG}{path}")
@@ -245,6 +249,21 @@ async def test_n7_a_client_describes_nothing(ingress: Ingress) -> None:
     await sees_nothing(ingress, attacks())
 
 
+PATHS: Final = (
+    "/admin/secret", "//admin/secret", "/./admin/secret", "/x/../admin/secret", "/x/..%2fadmin/secret",
+    "/%61dmin/secret", "/admin%2fsecret", "/admin/%2e/secret", "/x/%2e%2e/admin/secret", "/admin;x/secret",
+    "/x\\..\\admin/secret",
+    "/x?/../admin/secret", "/x#/../admin/secret", "/admin//secret", "/ADMIN/../admin/secret", "/%2561dmin/secret",
+    "https://{own}/x/../admin/secret", "https://{own}//admin/secret",
+)  # fmt: skip
+
+
+def is_closed(target: str) -> bool:
+    """Whether a lenient server serves ``/admin/`` for this target."""
+    path = unquote(target.partition("?")[0].partition("#")[0]).replace("\\", "/")
+    return normpath("/" + path.lstrip("/")).startswith("/admin")
+
+
 async def test_n8_no_host_lifts_a_user_over_a_rule(ingress: Ingress) -> None:
     """With a good credential, nothing of ``/admin/`` is reached by what Host, the request line or a header says."""
     mine = ingress.credential.strip()
@@ -259,6 +278,10 @@ async def test_n8_no_host_lifts_a_user_over_a_rule(ingress: Ingress) -> None:
             yield ingress.page.host, request(ingress, ingress.page.host, mine, f"{name}: {lie}", target=closed)
 
     await sees_nothing(ingress, attacks(), path="/admin")
+    ingress.forget()
+    for path in PATHS:
+        await ingress.send(request(ingress, ingress.page.host, mine, target=path.format(own=ingress.page.host)))
+    assert [seen.target for seen in ingress.protected.requests if is_closed(seen.target)] == []
 
 
 async def test_n9_decisions_are_for_the_ingress_alone(ingress: Ingress) -> None:
@@ -336,3 +359,40 @@ async def test_n12_a_wildcard_server(tmp_path: Path) -> None:
         for first, second in ((here, there), (there, here)):
             await ingress.send(request(ingress, second, target=f"https://{first}/secret"), name=here)
         assert [seen for seen in ingress.protected.requests if seen.all("Host") != [there]] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+async def test_n13_http_2_names_two_hosts(page: IngressPage, tmp_path: Path) -> None:
+    """With HTTP/2 switched on, ``:authority``, ``host`` and ``:path`` that contradict each other reach nothing."""
+
+    def http2(block: str) -> str:
+        return block if " http2" in block else block.replace("listen 443 ssl", "listen 443 ssl http2")
+
+    own, path = page.host, page.target
+    base = ((":method", page.method), (":scheme", "https"))
+    async with ingress_of(page, tmp_path, http2) as ingress:
+        credential = (await ingress.sign_in()).strip().partition(": ")
+        ingress.forget()
+        mine = (credential[0].lower(), credential[2])
+        await ingress.send_http2(*base, (":path", path), (":authority", own), mine)
+        assert [seen.target for seen in ingress.protected.requests] == [path]
+        ingress.forget()
+        for authority in (own, BLOG, f"{BLOG}:443", f"{own}.", own.upper(), "", "unknown.example.com"):
+            for host in (None, own, BLOG):
+                fields = [*base, (":path", path), (":authority", authority)]
+                await ingress.send_http2(*fields, *([("host", host)] if host else []))
+                await ingress.send_http2(*fields[:-1], *([("host", host)] if host else []), ("host", authority))
+        for byte in VISIBLE:
+            if not byte.isalnum():
+                for first, second in ((f"{BLOG}{byte}", own), (own, f"{BLOG}{byte}")):
+                    await ingress.send_http2(*base, (":path", path), (":authority", first), ("host", second))
+        for target in (f"https://{own}{path}", f"//{own}{path}", f"{path}#", "", "*", f"{path} HTTP/1.1"):
+            await ingress.send_http2(*base, (":path", target), (":authority", BLOG), ("host", own), name=BLOG)
+            await ingress.send_http2(*base, (":path", target), (":authority", own))
+        await ingress.send_http2(*base, (":path", path), (":authority", BLOG), (":authority", own))
+        await ingress.send_http2(*base, (":path", "/"), (":path", path), (":authority", own))
+        assert ingress.protected.requests == []
+        for authority, host in ((own, BLOG), (BLOG, own)):
+            fields = [*base, (":path", "/admin/secret"), (":authority", authority), ("host", host), mine]
+            await ingress.send_http2(*fields)
+        assert ingress.protected.requests == []

@@ -382,6 +382,13 @@ async def test_cookies_stay_off_the_public_port(stage: Stage) -> None:
     assert passed_on(await ask(stage, shown, listener="public", extra=mine)) == ["theme=dark"]
 
 
+@pytest.mark.parametrize("bytes_", ["\r", "\n", "\0", "\r\n ", "\x7f", "\x01"])
+async def test_no_cookie_splits_the_answer(stage: Stage, bytes_: str) -> None:
+    """A control byte in a cookie is refused before it could come back in a header line."""
+    answer = await ask(stage, described(), extra=f"Cookie: a=1{bytes_}X-Auth-Request-User: root\r\n")
+    assert (answer.status, passed_on(answer)) in ((400, []), (403, []))
+
+
 async def test_a_refusal_carries_no_cookies(stage: Stage) -> None:
     """What is refused goes nowhere."""
     for changes in ({"X_Forwarded_Host": "evil.example"}, {"X_Forwarded_Uri": "/a/../b"}):
