@@ -139,7 +139,8 @@ def nginx_configuration(text: str, port: int, places: Mapping[str, str]) -> str:
         text = text.replace(f"://{name}", f"://{address}")
     left = set(re.findall(r"(?<!\$scheme)://([^/;]+)", text)) - set(places.values())
     assert not left, left
-    assert "443" not in text.replace(f"127.0.0.1:{port}", ""), text
+    others = set(re.findall(r"listen ([^ ;]+)", text)) - {f"127.0.0.1:{port}"}
+    assert not others, others
     return text
 
 
