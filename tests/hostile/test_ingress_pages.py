@@ -396,3 +396,31 @@ async def test_n13_http_2_names_two_hosts(page: IngressPage, tmp_path: Path) -> 
             fields = [*base, (":path", "/admin/secret"), (":authority", authority), ("host", host), mine]
             await ingress.send_http2(*fields)
         assert ingress.protected.requests == []
+
+
+async def test_n14_no_upgrade_but_websocket(ingress: Ingress) -> None:
+    """An upgrade to another version of HTTP is a tunnel for requests that are not judged: none is passed on."""
+    offers = (
+        "h2c",
+        "H2C",
+        "h2c, websocket",
+        "websocket, h2c",
+        "HTTP/2.0",
+        "TLS/1.0",
+        "websocket h2c",
+        "websocketx",
+        "x",
+    )
+    settings = "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"
+    for host, app in ((ingress.page.host, ingress.protected), (BLOG, ingress.blog)):
+        for offer in offers:
+            lines = [
+                "Connection: close, Upgrade, HTTP2-Settings",
+                f"Upgrade: {offer}",
+                settings,
+                ingress.credential.strip(),
+            ]
+            await ingress.send(request(ingress, host, *lines), name=host)
+        assert len(app.requests) == len(offers)
+        asked = [seen for seen in app.requests if "upgrade" in " ".join(seen.all("Connection")).lower()]
+        assert [seen.all("Upgrade") for seen in asked if seen.all("Upgrade") != ["websocket"]] == []

@@ -98,7 +98,7 @@ async def test_the_cookies_of_the_application_stay(ingress: Ingress) -> None:
 @people
 async def test_a_websocket_passes(ingress: Ingress) -> None:
     """An upgrade is judged and then tunnelled, where the page passes upgrades."""
-    if "$http_upgrade" not in ingress.page.block:
+    if "$websocket" not in ingress.page.block:
         return
     browser = ingress.browser
     await browser.open(ingress.at("/"))
