@@ -183,7 +183,7 @@ class Graph:
         )
         self.pages = Pages(prefix=settings.prefix)
         self.answers = Answers(pages=self.pages, origins=self.origins, csp=CSP)
-        self.trusted = TrustedProxies(settings.listen.trusted_proxies)
+        self.trusted = TrustedProxies(settings.listen.trusted_networks, hops=settings.listen.trusted_hops)
 
     def _build_enrollment(self) -> Enrolling | None:
         if self.settings.enrollment is None:
