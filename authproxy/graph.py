@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -109,6 +110,8 @@ class Graph:
         self.enrolling = self._build_enrollment()
         await self._build_pipeline()
         self._build_portal()
+        skews = {name: partial(getattr, provider, "skew") for name, provider in self.providers.items()}
+        self.metrics.watch_clock_skews(skews)
 
     async def _provider(self, name: str) -> Provider:
         """What is known of a provider, its keys among it, outlives a change of settings that is not about it."""
@@ -161,8 +164,8 @@ class Graph:
         )  # fmt: skip
         self.logout = Logout(
             providers=self.providers, cookie=self.cookie, vault=self.vault, live=self.live, marks=self.marks,
-            refresher=self.refresher, termination=self.termination, store=self.store, absolute=absolute,
-            clock=self._clock,
+            refresher=self.refresher, recall=self.recall, termination=self.termination, store=self.store,
+            absolute=absolute, clock=self._clock,
         )  # fmt: skip
         self._stack.push_async_callback(self.logout.close)
 
@@ -180,7 +183,7 @@ class Graph:
         )
         self.pages = Pages(prefix=settings.prefix)
         self.answers = Answers(pages=self.pages, origins=self.origins, csp=CSP)
-        self.trusted = TrustedProxies(settings.listen.trusted_proxies)
+        self.trusted = TrustedProxies(settings.listen.trusted_networks, hops=settings.listen.trusted_hops)
 
     def _build_enrollment(self) -> Enrolling | None:
         if self.settings.enrollment is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from authproxy.errors import GrantRefused, InvalidToken, ProviderError, SessionEnded, StoreSlow, StoreUnavailable
+from authproxy.errors import GrantRefused, ProviderError, SessionEnded, StoreSlow, StoreUnavailable
 from authproxy.oidc.grants import AnswerInvalid, AnswerUnproved
 from authproxy.oidc.provider import Provider, TokenSet
 from authproxy.sessions.claims import read
@@ -82,7 +82,9 @@ class Refresher:
         self._on_failure: Final = on_failure
         self._gates: Final = {name: Gate(clock) for name in providers}
         self._pool: Final = TokenPool(vault, clock=clock)
-        self._lease: Final = RefreshLease(store=store, vault=vault, marks=marks, replicas=replicas, clock=clock)
+        self._lease: Final = RefreshLease(
+            store=store, vault=vault, marks=marks, replicas=replicas, providers=providers, clock=clock
+        )
         self._vault: Final = vault
         self._clock: Final = clock
 
@@ -127,19 +129,28 @@ class Refresher:
 
     async def _renew(self, ticket: Ticket, known: Record | None, rank: Rank, last_used: float) -> Record:
         view = await self._look(ticket, known)  # what was written before the lease was given is seen now
-        if self._may_be_behind(ticket, view) and not (view.stored and self._lease.is_newer(view.stored.record, rank)):
+        made = self._made_elsewhere(ticket, view, rank)
+        if made is None and self._may_be_behind(ticket, view):
             await self._recalled(ticket, view)
             view = await self._look(ticket, known)
-        if view.stored and self._lease.is_newer(view.stored.record, rank):
-            return view.stored.record
+            made = self._made_elsewhere(ticket, view, rank)
+        if made is not None:
+            return made
         spent, tokens = await self._redeem_newest(ticket, view, last_used)
         record = self._next(ticket, view, spent, tokens, last_used)
         await self._write(ticket, record, view.stored)
         await self._grace.note_renewed(ticket, read(record.claims))
         return record
 
+    def _made_elsewhere(self, ticket: Ticket, view: _View, rank: Rank) -> Record | None:
+        newer = view.stored is not None and self._lease.is_newer(ticket, view.stored.record, rank)
+        return view.stored.record if view.stored and newer else None
+
     async def _look(self, ticket: Ticket, known: Record | None) -> _View:
         scope = self.scope(ticket)
+        live = self._live.by_id(ticket.id)
+        if live is not None and (known is None or live.record.rank > known.rank):
+            known = live.record  # another session handed a token on meanwhile
         try:
             stored = await self._vault.load(ticket)
             shared = None if scope is None else await self._vault.shared(ticket, scope)
@@ -213,7 +224,7 @@ class Refresher:
         """What it means that no token is left to try."""
         # Without the store, this replica cannot know that no other one holds a newer token.
         certain = not (self._replicas.others and self._lease.store_failed_within(_UNCERTAIN_SECONDS))
-        proved = view.previous is not None and view.previous.expires_at > self._clock()
+        proved = view.previous is not None and self._lease.ends_at(ticket, view.previous) > self._clock()
         unseen = view.shared is None and self.scope(ticket) is not None
         if unseen or (proved and not certain):
             return Postponed("another replica may have a newer refresh token, and the store is away")
@@ -230,7 +241,7 @@ class Refresher:
         provider, previous = self._providers[ticket.provider], view.previous
         try:
             async with self._gates[ticket.provider]:
-                return await provider.refresh(
+                tokens = await provider.refresh(
                     newest.value, subject=ticket.subject, previous=previous.claims if previous else None
                 )
         except AnswerUnproved as unproved:
@@ -242,14 +253,16 @@ class Refresher:
             self._on_failure(ticket.provider, "invalid")
             await self._keep_for_others(ticket, newest.rotated(invalid.refresh_token, invalid.issued_at))
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
-        except InvalidToken as invalid:
-            self._on_failure(ticket.provider, "invalid")
-            raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
         except ProviderError as error:
             self._on_failure(ticket.provider, "limited" if error.retry_after or error.status == 429 else "unavailable")
-            if await self._grace.is_over(ticket, previous, error):
+            ended_at = self._lease.ends_at(ticket, previous) if previous else 0.0
+            if previous and await self._grace.is_over(ticket, previous.claims, ended_at, error):
                 raise SessionEnded("the provider renews other users' sessions and not this one") from None
             raise
+        if not tokens.claims and not (previous and previous.claims):
+            await self._keep_for_others(ticket, newest.rotated(tokens.refresh_token, tokens.issued_at))
+            raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
+        return tokens
 
     async def _keep_for_others(self, ticket: Ticket, replacement: RefreshToken) -> None:
         """This session ends; what it has spent was the other sessions' token too, or else is of no use any more."""
@@ -263,8 +276,6 @@ class Refresher:
 
     def _next(self, ticket: Ticket, view: _View, spent: RefreshToken, tokens: TokenSet, last_used: float) -> Record:
         previous = view.previous
-        if not tokens.claims and (previous is None or not previous.claims):
-            raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
         keep = previous if not tokens.id_token else None  # OIDC Core section 12.2: a new ID token is optional
         return Record(
             generation=self._next_generation(ticket, view),
@@ -275,7 +286,7 @@ class Refresher:
             # Without a new ID token, the claims are as fresh as the access token that came instead.
             expires_at=tokens.access_expires_at if keep else tokens.expires_at,
             last_used=last_used,
-            refreshed_at=self._clock(),
+            refreshed_at=self._providers[ticket.provider].now(),
             hint=self._hint(ticket, tokens, previous),
         )
 
@@ -289,10 +300,10 @@ class Refresher:
             return "" if tokens.id_token or previous is None else previous.hint
         return (previous.hint or previous.id_token) if previous else ""
 
-    @staticmethod
-    def _next_generation(ticket: Ticket, view: _View) -> int:
-        records = [record.generation for record in (view.known, view.previous) if record]
-        return max([ticket.generation, *records]) + 1
+    def _next_generation(self, ticket: Ticket, view: _View) -> int:
+        live = self._live.by_id(ticket.id)
+        records = (view.known, view.previous, live.record if live else None)
+        return max([ticket.generation, *(record.generation for record in records if record)]) + 1
 
     def _kept(self, ticket: Ticket, view: _View, replacement: RefreshToken, last_used: float) -> Record:
         """The old proof, if there was one, with the refresh token that replaced the spent one."""
@@ -305,7 +316,7 @@ class Refresher:
         """Give the user's other sessions in this memory the token that replaced theirs: their cookies carry it."""
         scope = self.scope(ticket)
         for session in self._live.of_user(ticket.user) if scope is not None else ():
-            if session.id != ticket.id and session.record.token.value != newest.value:
+            if session.id != ticket.id and newest.replaces(session.record.token):
                 session.adopt(newest)
 
     async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:

@@ -43,12 +43,15 @@ class Disorder(RuleBasedStateMachine):
     world: World
     mode: tuple[bool, float]
 
-    @initialize(replicas=st.sampled_from([2, 1, 3]))
-    def begin(self, replicas: int) -> None:
+    @initialize(replicas=st.sampled_from([2, 1, 3]), devices=st.lists(DEVICES, min_size=1, max_size=4, unique=True))
+    def begin(self, replicas: int, devices: list[str]) -> None:
         per_user, window = self.mode
         self.world = World(per_user=per_user, window=window, replicas=replicas)
         self.world.__enter__()
         self.world.note_settings()
+        for number, device in enumerate(devices):
+            self.world.sign_in(device, [number])
+            self.world.pass_time(2.0)
 
     @rule(device=DEVICES, number=REPLICAS)
     def sign_in(self, device: str, number: int) -> None:
@@ -86,10 +89,11 @@ class Disorder(RuleBasedStateMachine):
     @rule(pairs=PAIRS, seconds=st.sampled_from([0.5, 4.0]))
     def come_due(self, pairs: list[tuple[str, int]], seconds: float) -> None:
         """Renewals are due ahead of expiry: requests come, and again a little later."""
-        self.world.pass_time(51.0)
-        self.world.request(pairs)
-        self.world.pass_time(seconds)
-        self.world.request(pairs)
+        for _ in range(2):
+            self.world.pass_time(51.0)
+            self.world.request(pairs)
+            self.world.pass_time(seconds)
+            self.world.request(pairs)
 
     @rule(seconds=st.sampled_from([130.0, 310.0]))
     def pause(self, seconds: float) -> None:

@@ -103,3 +103,18 @@ def test_an_end_ahead_of_expiry(per_user: bool, mixed_up: bool) -> None:
             world.request([("a1", 1)])
             world.reuse_cookie("a1.1", 0)
         world.check()
+
+
+def test_devices_that_are_renewed_at_once() -> None:
+    """The sessions of one user expire together: each is renewed once, and its new ID token is the one in use."""
+    with World() as world:
+        for device in ("a1", "a2", "a3"):
+            world.sign_in(device, [0])
+        world.pass_time(65.0)
+        world.request([("a1", 0), ("a2", 0), ("a3", 0)])
+        world.pass_time(2.0)
+        world.request([("a1", 0), ("a2", 0), ("a3", 0)])
+        world.pass_time(2.0)
+        world.request([("a1", 1), ("a2", 1), ("a3", 1)])
+        world.check()
+        assert [call.status for call in world.peer.calls] == [200, 200, 200]

@@ -33,8 +33,17 @@ _LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 Trouble = Literal["none", "500", "429", "refused", "slow", "stalled", "cut", "dropped"]
 """``stalled`` answers later than any caller waits, ``cut`` loses the answer and ``dropped`` the request."""
 
-on_behalf: ContextVar[str] = ContextVar("on_behalf", default="")
-"""The session, by its name in the model, whose request led to a call."""
+
+class Origin(NamedTuple):
+    """The request that led to a call."""
+
+    session: str = ""  # by its name in the model
+    cookies: str = ""  # what the request carried
+
+
+_UNKNOWN: Final = Origin()
+origin: ContextVar[Origin] = ContextVar("origin", default=_UNKNOWN)
+"""Tasks inherit it from the request that started them."""
 
 
 @dataclass
@@ -306,7 +315,7 @@ class Wire:
         if trouble in ("500", "429"):
             retry = {"Retry-After": "5"} if trouble == "429" else {}
             return self._response(int(trouble), {"error": "invalid_request"}, retry)
-        status, answer = peer.token_answer(form, self._replica, on_behalf.get())
+        status, answer = peer.token_answer(form, self._replica, origin.get().session)
         token = peer.tokens.get(answer.get("refresh_token", ""))
         try:
             if trouble == "cut":
@@ -322,7 +331,7 @@ class Wire:
             token.lost, token.delivered_at = False, token.delivered_at or peer.clock()
             self.received.add(token.text)
             if token.user in peer.mixed_up:
-                peer.on_mixed_up(on_behalf.get(), self._replica)
+                peer.on_mixed_up(origin.get().session, self._replica)
         return self._response(status, answer)
 
     def _response(self, status: int, answer: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> _Response:

@@ -20,7 +20,7 @@ from authproxy.errors import NotAuthenticated, Refusal
 from authproxy.signin.login import Finished
 from tests.model.faulty_store import SharedStore, State
 from tests.model.replica import ABSOLUTE, IDLE, Replica
-from tests.model.token_peer import LIFETIME, USUAL_DELAY, Refused, Token, TokenPeer, Trouble, on_behalf
+from tests.model.token_peer import LIFETIME, USUAL_DELAY, Origin, Refused, Token, TokenPeer, Trouble, origin
 from tests.model.virtual_loop import VirtualLoop
 
 T = TypeVar("T")
@@ -136,12 +136,12 @@ class World:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    def _begin(self, work: Coroutine[Any, Any, None], behalf: str) -> asyncio.Task[None]:
-        token = on_behalf.set(behalf)
+    def _begin(self, work: Coroutine[Any, Any, None], cause: Origin) -> asyncio.Task[None]:
+        token = origin.set(cause)
         try:
             task = self.loop.create_task(work)
         finally:
-            on_behalf.reset(token)
+            origin.reset(token)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
@@ -244,7 +244,7 @@ class World:
         for replica, parameters in begun:
             name = f"{device.name}.{len(self.sessions) + len(tasks) + 1}"
             work = self._finish(device, replica, parameters, Session(name, device.user, device.name, self.clock()))
-            tasks.append(self._begin(work, name))
+            tasks.append(self._begin(work, Origin(name)))
         await self._wait(tasks, patience)
 
     async def _finish(self, device: Device, replica: Replica, parameters: dict[str, str], session: Session) -> None:
@@ -285,7 +285,8 @@ class World:
             device = self.devices[name]
             if device.session is not None:
                 replica = self.replicas[number % len(self.replicas)]
-                tasks.append(self._begin(self._request(device, device.session, replica), device.session.name))
+                cause = Origin(device.session.name, device.cookies())
+                tasks.append(self._begin(self._request(device, device.session, replica), cause))
         self._run(self._wait(tasks, patience))
         self._settle()
 
@@ -321,13 +322,13 @@ class World:
         if not await replica.ready():
             return
         began = self.clock()
-        token = on_behalf.set(session.name)
+        token = origin.set(Origin(session.name, session.cookies))
         try:
             proved = await replica.request(session.cookies)
         except Refusal:
             return
         finally:
-            on_behalf.reset(token)
+            origin.reset(token)
         self._judge_served(session, replica, began, proved.identity.subject)
 
     def sign_out(self, device: str, number: int) -> None:
@@ -338,11 +339,11 @@ class World:
         if session is None or session.ended or not self._run(replica.ready()):
             return
         self._note(f"{device} signs out on {replica.name}")
-        token = on_behalf.set(session.name)
+        token = origin.set(Origin(session.name, session.cookies))
         try:
             self._run(replica.sign_out(one.cookies()))
         finally:
-            on_behalf.reset(token)
+            origin.reset(token)
         one.jar.clear()
         one.session = None
         self._end(session, "signed out", replica.name)
@@ -503,7 +504,7 @@ class World:
         if grant is None:
             return ""
         newest = grant.current
-        ticket = replica.ticket(session.cookies)
+        ticket = replica.ticket(origin.get().cookies)
         if ticket is not None and ticket.token.value == newest.text:
             return "cookie"
         if newest.text in replica.wire.received and not replica.wire.gone:
