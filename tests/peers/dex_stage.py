@@ -83,10 +83,10 @@ class DexStage:
             await asyncio.sleep(0.3)  # other processes: there is no event to wait for
 
     def transcript(self) -> str:
-        """What the replicas wrote, for the message of a failed assertion: events and errors, without plain requests."""
-        events = [str(record) for one in self.replicas for record in one.audit() if record["event"] != "request"]
+        """What the replicas wrote, for the message of a failed assertion: events and errors, without requests."""
+        events = [str(record) for one in self.replicas for record in one.audit() if record["event"] != "exchange"]
         lines = [line for one in self.replicas for line in one.program.stderr.all()[-60:]]
-        return "\n".join([*events[-60:], *lines])
+        return "\n".join([*events[-30:], *lines])
 
     async def __aenter__(self) -> Self:
         return self

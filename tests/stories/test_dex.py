@@ -114,6 +114,18 @@ async def test_a_token_that_lost_the_race_at_dex(build: Building) -> None:
     await all_in(stage)
 
 
+async def test_the_device_with_the_newest_token_signs_out_and_redis_is_emptied(build: Building) -> None:
+    """The first device goes on: the token that the second one brought is kept while the user has a session."""
+    stage = await build(people=users(4))
+    for name in users(4):
+        await (await stage.device(name)).sign_in()
+        second = await stage.device(name)
+        await second.sign_in()
+        await second.sign_out()
+    stage.redis.flush()
+    await all_in(stage)
+
+
 async def test_three_devices_of_one_user(build: Building) -> None:
     """Three devices of each user stay signed in on two replicas when nothing is broken."""
     stage = await build(people=users(4))
