@@ -28,6 +28,8 @@ SETTLED: Final = 3.0
 """Seconds after which a replica whose store answers must have written and read what it has to."""
 HEARD: Final = 1.5
 """Seconds until a revocation must hold on every replica: the contract's one second, and the answer's own time."""
+CERTAIN: Final = 13.0
+"""Seconds for which a store must have answered, so that nothing newer is with another replica alone."""
 CERTAIN_USE: Final = 0.7
 """Share of the idle time in which a session surely lives: a cookie is up to a quarter of it old."""
 MOST_CALLS: Final = 12
@@ -408,6 +410,9 @@ class World:
             if session.used_at < now - 10.0 * len(self.replicas):
                 self._fail(f"{session.name} is not served although everything works")
 
+    def _replica(self, name: str) -> Replica:
+        return next(replica for replica in self.replicas if replica.name == name)
+
     def _is_refused(self, session: Session) -> bool:
         """Whether the provider refuses the session's user for good."""
         return session.user in self.peer.revoked or session.user in self.peer.mixed_up
@@ -435,6 +440,11 @@ class World:
                 if "store" in session.heard_by:
                     session.heard_by |= clean
         self._count_calls()
+
+    def _is_certain(self, replica: Replica) -> bool:
+        """Whether a refusal leaves no doubt: the store holds every newer token, were there one."""
+        since = max(self._clean_since[replica.name], self._answering_since[replica.name])
+        return self._is_clean(replica) and self.clock() - since > CERTAIN
 
     @staticmethod
     def _is_clean(replica: Replica) -> bool:
@@ -477,11 +487,12 @@ class World:
         """The provider refuses a refresh token."""
         self._note(f"provider refuses {refused.token} of {refused.session} from {refused.replica}")
         session = next((one for one in self.sessions if one.name == refused.session), None)
-        replica = next(one for one in self.replicas if one.name == refused.replica)
+        replica = self._replica(refused.replica)
         if session is None or session.ended:
             return
         if session.user in self.peer.revoked:
-            if sum(one.user == session.user for one in self.sessions) == 1 or not self.peer.per_user:
+            alone = sum(one.user == session.user for one in self.sessions) == 1 or not self.peer.per_user
+            if alone and self._is_certain(replica):
                 self._end(session, "the provider's word", replica.name, at=self.clock() + 1.0)
             return
         path = self._path(session, replica, fenced=True)
@@ -495,7 +506,7 @@ class World:
     def _mixed_up(self, name: str, replica: str) -> None:
         """A refreshed ID token of another user ends the session (OpenID Connect Core section 12.2)."""
         for session in self.sessions:
-            if session.name == name:
+            if session.name == name and self._is_clean(self._replica(replica)):
                 self._end(session, "an unacceptable ID token", replica, at=self.clock() + 1.0)
 
     def _path(self, session: Session, replica: Replica, *, fenced: bool = False) -> str:
@@ -533,7 +544,7 @@ class World:
         """Whether the store must have a token: its receiver had time to write it, and nothing was lost since."""
         if token.delivered_at is None:
             return False
-        receiver = next(one for one in self.replicas if one.name == token.receiver)
+        receiver = self._replica(token.receiver)
         if receiver.started_at > token.delivered_at - SETTLED or not receiver.link.answers:
             return False
         written_at = max(token.delivered_at, self._answering_since[token.receiver]) + SETTLED
@@ -553,13 +564,17 @@ class World:
         if session is None:
             return
         good = [call for call in recent if call.status == 200 and at - call.at < LIFETIME / 2]
-        if len(good) > 1 and self._disturbed_at < good[0].at - SETTLED and not session.ended:
+        if len(good) > 1 and not session.ended and self._was_undisturbed(good[0].at):
             self._fail(f"{name} was renewed twice within {at - good[0].at:.1f} s by {[c.replica for c in good]}")
         if not self.peer.per_user:
             call = recent[-1]
             grant = self.peer.grant_of_token(call.token)
             if grant is not None and grant.session != name:
                 self._fail(f"{replica} presents a token of {grant.session} for {name}")
+
+    def _was_undisturbed(self, since: float) -> bool:
+        works = all(self._is_clean(replica) for replica in self.replicas) and self.peer.trouble == "none"
+        return works and self._disturbed_at < since - SETTLED
 
     def check(self) -> None:
         """Raise AssertionError with the story when anything must not have happened."""
