@@ -7,6 +7,7 @@ stable code and a sentence that is safe to show) and the failures of other parti
 
 from __future__ import annotations
 
+from math import ceil
 from typing import ClassVar, NamedTuple
 
 
@@ -179,9 +180,13 @@ class UpstreamFailed(Refusal):
 
 
 class Unavailable(Refusal):
-    """503: not ready, or shutting down."""
+    """503: not ready, shutting down, or not to be decided now.  ``retry_after`` is in seconds, rounded up."""
 
     status = 503
+
+    def __init__(self, code: str, message: str, *, reason: str = "", retry_after: float | None = None) -> None:
+        super().__init__(code, message, reason=reason)
+        self.retry_after = 5 if retry_after is None else max(ceil(retry_after), 1)
 
 
 class UpstreamTimeout(Refusal):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -109,6 +110,8 @@ class Graph:
         self.enrolling = self._build_enrollment()
         await self._build_pipeline()
         self._build_portal()
+        skews = {name: partial(getattr, provider, "skew") for name, provider in self.providers.items()}
+        self.metrics.watch_clock_skews(skews)
 
     async def _provider(self, name: str) -> Provider:
         """What is known of a provider, its keys among it, outlives a change of settings that is not about it."""

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from authproxy.edge.origin import Origins
-from authproxy.errors import MethodNotAllowed, NotAuthenticated, Refusal, TooManyAttempts
+from authproxy.errors import MethodNotAllowed, NotAuthenticated, Refusal, TooManyAttempts, Unavailable
 from authproxy.model import Answer, HeaderList, Match, RequestInfo
 
 _TITLES: Final = {
@@ -123,14 +123,12 @@ class Answers:
 
     @staticmethod
     def _specific(refusal: Refusal, match: Match | None) -> HeaderList:
-        if isinstance(refusal, TooManyAttempts):
+        if isinstance(refusal, TooManyAttempts | Unavailable):
             return ((b"Retry-After", str(refusal.retry_after).encode()),)
         if isinstance(refusal, MethodNotAllowed):
             return ((b"Allow", ", ".join(refusal.allow).encode()),)
         if isinstance(refusal, NotAuthenticated):
             return tuple((b"WWW-Authenticate", challenge.encode()) for challenge in _challenges(refusal, match))
-        if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            return ((b"Retry-After", b"5"),)
         return ()
 
     def _to_sign_in(self, refusal: NotAuthenticated, info: RequestInfo) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -87,6 +87,11 @@ class Metrics:
             "authproxy_connections_refused", "Client connections beyond listen.connections.", ["bound"],
             registry=self._registry,
         )  # fmt: skip
+        self._skews: Final = Gauge(
+            "authproxy_provider_clock_skew_seconds",
+            "Seconds by which a provider's clock is ahead of ours, as its token endpoint's answers show.",
+            ["provider"], registry=self._registry,
+        )  # fmt: skip
         self._up: Final = Gauge(
             "authproxy_store_up", "Whether the last call to the shared store was answered.", registry=self._registry
         )
@@ -102,6 +107,12 @@ class Metrics:
     def watch_connections(self, count: Callable[[], int]) -> None:
         """Take the number of open client connections from ``count`` at each reading."""
         self._connections.set_function(lambda: float(count()))
+
+    def watch_clock_skews(self, skews: Mapping[str, Callable[[], float]]) -> None:
+        """Take the skew of each provider's clock, in seconds, from ``skews`` at each reading."""
+        self._skews.clear()
+        for provider, seconds in skews.items():
+            self._skews.labels(provider).set_function(seconds)
 
     def event(self, name: str, outcome: str) -> None:
         """Count one event."""

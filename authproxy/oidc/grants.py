@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal, NamedTuple, NoReturn
 from urllib.parse import quote_plus
 
 from authproxy.errors import GrantRefused, InvalidToken, ProviderError
-from authproxy.jose import strictjson
+from authproxy.jose import strictjson, verify
 
 Grant = Literal["authorization_code", "refresh_token", "password"]
 
@@ -145,6 +145,17 @@ def answered_at(headers: Mapping[str, str]) -> float:
         return 0.0
     moment = _moment(dates[0]) if _IMF_FIXDATE.fullmatch(dates[0]) else None
     return max(moment.timestamp(), 0.0) if moment else 0.0
+
+
+def issued_at(answer: TokenAnswer, algorithms: Collection[str]) -> float:
+    """When an answer was issued, by the provider's clock: `iat` of its ID token, proved or not, else its `Date`.
+
+    It orders the refresh tokens of answers, and is believed as the refresh token beside it is.
+    """
+    try:
+        return verify.number(verify.unproved(answer.id_token, algorithms), "iat")
+    except InvalidToken:
+        return answer.answered_at
 
 
 def client_form(client_id: str, secret: str | None, method: str) -> dict[str, str]:

@@ -99,9 +99,9 @@ class Record(NamedTuple):
     id_token: str
     access_token: str
     claims: Mapping[str, object]
-    expires_at: float  # of the ID token
+    expires_at: float  # of the ID token, by the provider's clock
     last_used: float
-    refreshed_at: float
+    refreshed_at: float  # by the provider's clock
     hint: str = ""  # the last ID token of this session's own ``sid``, where ``id_token`` has another one
 
     @property

@@ -14,7 +14,7 @@ from typing import Final
 
 from authproxy.errors import ProviderError, StoreUnavailable
 from authproxy.sessions.cookie import Ticket
-from authproxy.sessions.records import Record, parse
+from authproxy.sessions.records import parse
 from authproxy.sessions.sealing import digest
 from authproxy.store import keys
 from authproxy.store.base import Store
@@ -49,22 +49,24 @@ class RefreshGrace:
             value = json.dumps({"v": VERSION, "users": merged}, separators=(",", ":")).encode()
             await self._store.put(key, value, ttl=max(2 * self._seconds, 3600.0))
 
-    async def is_over(self, ticket: Ticket, record: Record | None, error: ProviderError) -> bool:
+    async def is_over(
+        self, ticket: Ticket, claims: Mapping[str, object], proved_until: float, error: ProviderError
+    ) -> bool:
         """Whether the failure ``error`` of a renewal ends the session: the provider works, and not for this user.
 
-        Only the provider's own answer counts; a limit (429) and a provider that is not reached say nothing.
+        ``claims`` are those of the last ID token, which ended at ``proved_until``.  Only the provider's own answer
+        counts; a limit (429) and a provider that is not reached say nothing.
         """
-        if record is None or not record.claims or error.status < 400 or error.status == 429:
+        if not claims or error.status < 400 or error.status == 429:
             return False
-        since = record.expires_at
-        if self._clock() - since < self._seconds:
+        if self._clock() - proved_until < self._seconds:
             return False
-        key = _connector(ticket, record.claims)
+        key = _connector(ticket, claims)
         users = dict(self._renewed.get(key, {}))
         with suppress(StoreUnavailable):
             for user, at in (await self._stored(key)).items():
                 users[user] = max(at, users.get(user, 0.0))
-        return any(user != ticket.user and at > since for user, at in users.items())
+        return any(user != ticket.user and at > proved_until for user, at in users.items())
 
     async def _stored(self, key: str) -> Renewed:
         return decode(await self._store.get(key) or b"")

@@ -139,6 +139,10 @@ class Login:
         content, suffix = found
         if content.provider != provider.name:  # mix-up, RFC 9700 section 4.4
             raise BadRequest("provider_mismatch", "The answer came from another provider than the one that was asked.")
+        try:
+            await provider.ensure()  # nothing is spent while it could not be judged: the same callback can come again
+        except ProviderError as error:
+            raise _provider_away(provider, error) from None
         if not await self._spend(state, content.target):
             return await self._seen_before(info, state)
         code = await self._code(provider, parameters)
@@ -249,7 +253,7 @@ class Login:
         record = Record(
             generation=ticket.generation, token=ticket.token, id_token=tokens.id_token,
             access_token=tokens.access_token, claims=dict(tokens.claims), expires_at=tokens.expires_at,
-            last_used=now, refreshed_at=now,
+            last_used=now, refreshed_at=provider.now(),
         )  # fmt: skip
         try:
             await self._vault.save(ticket, record, expected=None, now=now)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from authproxy.errors import BadRequest, GrantRefused, InvalidToken, ProviderError, StoreUnavailable
+from authproxy.errors import BadRequest, GrantRefused, InvalidToken, ProviderError, StoreUnavailable, Unavailable
 from authproxy.model import RequestInfo
 from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import SessionCookie, Ticket, user_digest
@@ -97,18 +97,26 @@ class Logout:
     async def by_provider(self, token: str) -> str:
         """Obey a logout token (OIDC Back-Channel Logout 1.0 section 2.6); what it ended, for the audit record.
 
-        Raises ``BadRequest`` for a token that is not what it must be, or that was obeyed before.
+        Raises ``BadRequest`` for a token that is not what it must be, or that was obeyed before, and ``Unavailable``
+        when that is not certain now: the provider may send it again.
         """
+        unchecked: ProviderError | None = None
         for provider in self._providers.values():
             try:
                 claims = await provider.logout_token(token)
             except ProviderError as error:
                 log.warning("a logout token cannot be checked: %s", error)
+                unchecked = error
                 continue
             except InvalidToken as invalid:
                 log.info("a logout token was refused: %s", invalid.code)
                 continue
             return await self._obey(provider, claims)
+        if unchecked is not None:
+            raise Unavailable(
+                "logout_token_unchecked", "The logout token cannot be checked right now. Please send it again.",
+                reason=str(unchecked), retry_after=unchecked.retry_after,
+            )  # fmt: skip
         raise BadRequest("invalid_logout_token", "The logout token is not valid.")
 
     async def _obey(self, provider: Provider, claims: Mapping[str, object]) -> str:

@@ -82,7 +82,9 @@ class Refresher:
         self._on_failure: Final = on_failure
         self._gates: Final = {name: Gate(clock) for name in providers}
         self._pool: Final = TokenPool(vault, clock=clock)
-        self._lease: Final = RefreshLease(store=store, vault=vault, marks=marks, replicas=replicas, clock=clock)
+        self._lease: Final = RefreshLease(
+            store=store, vault=vault, marks=marks, replicas=replicas, providers=providers, clock=clock
+        )
         self._vault: Final = vault
         self._clock: Final = clock
 
@@ -127,10 +129,12 @@ class Refresher:
 
     async def _renew(self, ticket: Ticket, known: Record | None, rank: Rank, last_used: float) -> Record:
         view = await self._look(ticket, known)  # what was written before the lease was given is seen now
-        if self._may_be_behind(ticket, view) and not (view.stored and self._lease.is_newer(view.stored.record, rank)):
+        if self._may_be_behind(ticket, view) and not (
+            view.stored and self._lease.is_newer(ticket, view.stored.record, rank)
+        ):
             await self._recalled(ticket, view)
             view = await self._look(ticket, known)
-        if view.stored and self._lease.is_newer(view.stored.record, rank):
+        if view.stored and self._lease.is_newer(ticket, view.stored.record, rank):
             return view.stored.record
         spent, tokens = await self._redeem_newest(ticket, view, last_used)
         record = self._next(ticket, view, spent, tokens, last_used)
@@ -138,8 +142,15 @@ class Refresher:
         await self._grace.note_renewed(ticket, read(record.claims))
         return record
 
+    def _made_elsewhere(self, ticket: Ticket, view: _View, rank: Rank) -> Record | None:
+        newer = view.stored is not None and self._lease.is_newer(ticket, view.stored.record, rank)
+        return view.stored.record if view.stored and newer else None
+
     async def _look(self, ticket: Ticket, known: Record | None) -> _View:
         scope = self.scope(ticket)
+        live = self._live.by_id(ticket.id)
+        if live is not None and (known is None or live.record.rank > known.rank):
+            known = live.record  # another session handed a token on meanwhile
         try:
             stored = await self._vault.load(ticket)
             shared = None if scope is None else await self._vault.shared(ticket, scope)
@@ -213,7 +224,7 @@ class Refresher:
         """What it means that no token is left to try."""
         # Without the store, this replica cannot know that no other one holds a newer token.
         certain = not (self._replicas.others and self._lease.store_failed_within(_UNCERTAIN_SECONDS))
-        proved = view.previous is not None and view.previous.expires_at > self._clock()
+        proved = view.previous is not None and self._lease.ends_at(ticket, view.previous) > self._clock()
         unseen = view.shared is None and self.scope(ticket) is not None
         if unseen or (proved and not certain):
             return Postponed("another replica may have a newer refresh token, and the store is away")
@@ -247,7 +258,8 @@ class Refresher:
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
         except ProviderError as error:
             self._on_failure(ticket.provider, "limited" if error.retry_after or error.status == 429 else "unavailable")
-            if await self._grace.is_over(ticket, previous, error):
+            ended_at = self._lease.ends_at(ticket, previous) if previous else 0.0
+            if previous and await self._grace.is_over(ticket, previous.claims, ended_at, error):
                 raise SessionEnded("the provider renews other users' sessions and not this one") from None
             raise
 
@@ -275,7 +287,7 @@ class Refresher:
             # Without a new ID token, the claims are as fresh as the access token that came instead.
             expires_at=tokens.access_expires_at if keep else tokens.expires_at,
             last_used=last_used,
-            refreshed_at=self._clock(),
+            refreshed_at=self._providers[ticket.provider].now(),
             hint=self._hint(ticket, tokens, previous),
         )
 
@@ -289,10 +301,10 @@ class Refresher:
             return "" if tokens.id_token or previous is None else previous.hint
         return (previous.hint or previous.id_token) if previous else ""
 
-    @staticmethod
-    def _next_generation(ticket: Ticket, view: _View) -> int:
-        records = [record.generation for record in (view.known, view.previous) if record]
-        return max([ticket.generation, *records]) + 1
+    def _next_generation(self, ticket: Ticket, view: _View) -> int:
+        live = self._live.by_id(ticket.id)
+        records = (view.known, view.previous, live.record if live else None)
+        return max([ticket.generation, *(record.generation for record in records if record)]) + 1
 
     def _kept(self, ticket: Ticket, view: _View, replacement: RefreshToken, last_used: float) -> Record:
         """The old proof, if there was one, with the refresh token that replaced the spent one."""

@@ -7,17 +7,19 @@ holder writes.  While the store is unreachable a lock of this process is left, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from authproxy.errors import ProviderError, StoreUnavailable
+from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.records import Rank, Record
 from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.sealing import token
 from authproxy.sessions.vault import Vault
+from authproxy.signin.identity import ends_at
 from authproxy.store.base import Store
 
 STORE_RETRY_SECONDS: Final = 2.0
@@ -48,12 +50,14 @@ class RefreshLease:
     """``vault`` and ``store`` are those with patience (``store.patient``): a store that is slow is not away."""
 
     def __init__(
-        self, *, store: Store, vault: Vault, marks: Marks, replicas: Replicas, clock: Callable[[], float]
-    ) -> None:
+        self, *, store: Store, vault: Vault, marks: Marks, replicas: Replicas, providers: Mapping[str, Provider],
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
         self._store: Final = store
         self._vault: Final = vault
         self._marks: Final = marks
         self._replicas: Final = replicas
+        self._providers: Final = providers
         self._clock: Final = clock
         self._locks: Final[dict[str, _Lock]] = {}
         self._failed_at = float("-inf")
@@ -76,9 +80,13 @@ class RefreshLease:
         """A call to the store failed."""
         self._failed_at = self._clock()
 
-    def is_newer(self, record: Record, than: Rank) -> bool:
+    def is_newer(self, ticket: Ticket, record: Record, than: Rank) -> bool:
         """Whether another replica has made this record meanwhile, and its proof holds for a while."""
-        return record.rank > than and record.expires_at > self._clock() + _FRESH_SECONDS
+        return record.rank > than and self.ends_at(ticket, record) > self._clock() + _FRESH_SECONDS
+
+    def ends_at(self, ticket: Ticket, record: Record) -> float:
+        """When the proof of a record ends, by our clock."""
+        return ends_at(record, self._providers[ticket.provider])
 
     @asynccontextmanager
     async def _locked(self, key: str) -> AsyncIterator[None]:
@@ -97,13 +105,13 @@ class RefreshLease:
     async def _leased(self, key: str, ticket: Ticket, rank: Rank, known: Record | None) -> AsyncIterator[Record | None]:
         """Hold the lease; yields a record instead when the holder before made one.  Without the store there is none."""
         owner = token(16)
-        ahead = known is not None and known.expires_at > self._clock()
+        ahead = known is not None and self.ends_at(ticket, known) > self._clock()
         try:
             made = await self._take_lease(
                 key, owner, ticket, rank, wait=not (ahead or self.store_failed_within(SETTLING_SECONDS))
             )
         except StoreUnavailable:
-            self._check_turn(key, known)
+            self._check_turn(key, ticket, known)
             made = None  # the provider's own rules for reuse are all that is left between two replicas
         if made is not None:
             yield made
@@ -132,7 +140,7 @@ class RefreshLease:
                             return None
                         held = True
                         stored = await self._vault.load(ticket)
-                        if stored and self.is_newer(stored.record, rank):
+                        if stored and self.is_newer(ticket, stored.record, rank):
                             return stored.record
                     except StoreUnavailable:
                         if not held and now() >= gone_at:
@@ -142,13 +150,13 @@ class RefreshLease:
         except TimeoutError:
             raise ProviderError("another replica is still renewing this session") from None
 
-    def _check_turn(self, key: str, known: Record | None) -> None:
+    def _check_turn(self, key: str, ticket: Ticket, known: Record | None) -> None:
         """Without the lease two replicas could spend one token: the one whose turn it is goes first.
 
         The others go on with the proof that they have: the newer token comes to them by the cookie.
         """
         self._failed_at = now = self._clock()
-        patient = known is not None and known.claims and now < known.expires_at + _TURN_SECONDS
+        patient = known is not None and known.claims and now < self.ends_at(ticket, known) + _TURN_SECONDS
         if patient and not self._replicas.owns(key):
             raise Postponed("the store is away, and it is another replica's turn to renew this session")
 

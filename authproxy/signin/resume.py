@@ -23,7 +23,7 @@ from authproxy.sessions.live import ENDED_SECONDS, Carried, LiveSession, LiveVie
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.records import Record
 from authproxy.sessions.vault import Stored, Vault
-from authproxy.signin.identity import live_session, renew
+from authproxy.signin.identity import ends_at, live_session, renew
 from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher, Rotated
 from authproxy.signin.refresh_lease import Postponed
@@ -141,7 +141,8 @@ class Resumption:
     def _usable(self, session: LiveSession, ticket: Ticket) -> bool:
         now = self._clock()
         current = session.record.generation >= ticket.generation
-        return current and now < session.record.expires_at and now - session.last_used <= self._idle
+        ends = ends_at(session.record, self._providers[ticket.provider])
+        return current and now < ends and now - session.last_used <= self._idle
 
     async def _open(self, ticket: Ticket) -> LiveSession:
         if self._marks.synced_at is None:
@@ -159,7 +160,7 @@ class Resumption:
         if known is not None and known.generation < ticket.generation:
             # Another replica renewed it, and the store does not have that: the old proof is good until it expires.
             known = known._replace(generation=ticket.generation, token=ticket.token)
-        if known is None or known.expires_at <= self._clock():
+        if known is None or ends_at(known, self._providers[ticket.provider]) <= self._clock():
             known = await self._renewed(ticket, live, known, last_used)
         return self._enter(ticket, live, known, last_used)
 
@@ -253,6 +254,9 @@ class Resumption:
     def _enter(self, ticket: Ticket, live: LiveSession | None, record: Record, last_used: float) -> LiveSession:
         self._refuse_ended(ticket)  # a sign-out may have come while the provider was asked
         provider = self._providers[ticket.provider]
+        if live is not None and record.rank < live.record.rank and record.expires_at > live.record.expires_at:
+            # A sign-in handed its token on while this session was renewed: both are news.
+            record = record._replace(generation=live.record.generation + 1, token=live.record.token)
         newest = ticket._replace(generation=record.generation, token=record.token)
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)

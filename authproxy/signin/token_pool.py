@@ -103,8 +103,8 @@ class TokenPool:
         tried = self._tried.get(key, ())
         if scope is not None:
             with suppress(StoreUnavailable):
-                tried = (*tried, *(await self._vault.shared(ticket, scope)).tried)
-        if len({at for at in tried if now - _TRIES_SECONDS < at <= now}) >= TRIES:
+                tried = (await self._vault.shared(ticket, scope)).tried or tried
+        if sum(now - _TRIES_SECONDS < at <= now for at in tried) >= TRIES:
             return False
         self._tried.pop(key, None)
         self._tried[key] = (*tried, now)[-TRIES:]

@@ -54,7 +54,7 @@ BAD_YES: dict[str, bytes] = {
     "access token number": body(**GOOD | {"access_token": 7}),
     "access token with line break": body(**GOOD | {"access_token": "a\r\nX: 1"}),
     "refresh token list": body(**GOOD | {"refresh_token": ["a"]}),
-    "refresh token with space": body(**GOOD | {"refresh_token": "a b"}),
+    "refresh token with line break": body(**GOOD | {"refresh_token": "a\nb"}),
     "duplicate member": b'{"access_token":"a","access_token":"b","token_type":"Bearer"}',
     "NaN": b'{"access_token":"a","token_type":"Bearer","expires_in":NaN}',
     "five megabytes": body(**GOOD, pad="a" * 5_000_000),

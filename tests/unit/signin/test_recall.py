@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -11,7 +11,7 @@ from authproxy.errors import ProviderError, SessionEnded
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.marks import Mark
 from authproxy.sessions.replicas import Replicas
-from authproxy.signin.gate import LONGEST, Gate
+from authproxy.signin.gate import FAILURES, LONGEST, PAUSE_SECONDS, Gate
 from authproxy.store import keys
 from authproxy.store.memory import MemoryStore
 from tests.unit.sessions.test_live import Clock
@@ -261,3 +261,28 @@ async def test_a_limited_provider_is_left_alone_by_all() -> None:
             raise SessionEnded("not the provider's limit")
     async with gate:
         pass
+
+
+async def test_a_provider_that_does_not_answer_is_asked_once_a_second() -> None:
+    """After five calls without an answer; an answer of any status shows that it is there."""
+    clock = Clock(1000.0)
+    gate = Gate(clock)
+
+    async def call(error: ProviderError | None) -> bool:
+        """Whether the call was let through."""
+        made = False
+        with suppress(ProviderError):
+            async with gate:
+                made = True
+                if error is not None:
+                    raise error
+        return made
+
+    down, failing = ProviderError("connection refused"), ProviderError("answered 500", status=500)
+    for _ in range(20):
+        assert await call(failing)
+    assert [await call(down) for _ in range(20)] == [True] * (FAILURES + 1) + [False] * (19 - FAILURES)
+    clock.now += PAUSE_SECONDS
+    assert [await call(down) for _ in range(3)] == [True, False, False]
+    clock.now += PAUSE_SECONDS
+    assert [await call(failing) for _ in range(3)] == [True, True, True]
