@@ -118,3 +118,12 @@ def test_devices_that_are_renewed_at_once() -> None:
         world.request([("a1", 1), ("a2", 1), ("a3", 1)])
         world.check()
         assert [call.status for call in world.peer.calls] == [200, 200, 200]
+
+
+def test_tabs_that_sign_in_at_once_and_a_fail_over() -> None:
+    """Two tabs sign in within one second, and a fail-over loses both writes: the replica still has the living token."""
+    with World() as world:
+        world.sign_in("a1", [0, 0], delays=[1.0, 0.02])
+        world.lose_data(5.0)
+        world.heal()
+        world.check()
