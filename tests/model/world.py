@@ -52,6 +52,8 @@ class Session:
     excused: str = ""
     unknown: bool = False
     """The browser has another cookie now, and whether the session was ended is open."""
+    known_to: set[str] = field(default_factory=set)
+    """Replicas that have it in memory."""
     heard_by: set[str] = field(default_factory=set)
     """Replicas on which the end must hold; "store" for the stream of revocations."""
 
@@ -208,6 +210,7 @@ class World:
         self._run(replica.start())
         for session in self.sessions:
             session.heard_by.discard(replica.name)
+            session.known_to.discard(replica.name)
         self._clean_since[replica.name] = self.clock()
         self._disturbed()
 
@@ -260,6 +263,7 @@ class World:
             return
         now = self.clock()
         session.signed_in_at = session.used_at = session.tried_at = now
+        session.known_to.add(replica.name)
         self.sessions.append(session)
         if session.user in self.peer.revoked:
             session.excused = "revoked"
@@ -362,8 +366,12 @@ class World:
         if not self._run(replica.end_by_provider(self.peer.logout_token(user))):
             return
         for session in self.sessions:
-            if session.user == user and not session.ended and session.signed_in_at < began:
+            if session.user != user or session.ended:
+                continue
+            if session.signed_in_at < began:
                 self._end(session, "logged out by the provider", replica.name)
+            else:  # the same instant: it may have come before or after
+                session.unknown = True
         self._settle()
 
     def revoke(self, user: str) -> None:
@@ -428,6 +436,7 @@ class World:
             session.heard_by.add(replica)
             self._changed_at = self.clock()
             self._note(f"{session.name} has ended: {why}")
+            self._forget_tokens(session.user)
 
     def _settle(self) -> None:
         """Revocations travel between the replicas whose store works, where nothing was disturbed meanwhile."""
@@ -482,6 +491,7 @@ class World:
         if session.ended and replica.name in session.heard_by and began > session.ended_at + HEARD:
             self._fail(f"{session.name} is served by {replica.name} after its end ({session.ended})")
         session.used_at = max(session.used_at, now)
+        session.known_to.add(replica.name)
 
     def _refused(self, refused: Refused) -> None:
         """The provider refuses a refresh token."""
@@ -518,7 +528,7 @@ class World:
         ticket = replica.ticket(origin.get().cookies)
         if ticket is not None and ticket.token.value == newest.text:
             return "cookie"
-        if newest.text in replica.wire.received and not replica.wire.gone:
+        if self._is_in_memory(newest, replica):
             return "memory"
         if not self._answers(replica):
             return ""
@@ -529,12 +539,24 @@ class World:
         for other in self.replicas:
             if other is replica or not self._answers(other):
                 continue
-            if newest.text in other.wire.received and now - (newest.delivered_at or now) >= 1.0:
+            if self._is_in_memory(newest, other) and now - (newest.delivered_at or now) >= 1.0:
                 return f"memory of {other.name}"
             under_way = not newest.by_sign_in and newest.receiver == other.name and not newest.lost
             if fenced and under_way and newest.issued_at > self._answering_since[other.name] + SETTLED:
                 return f"answer under way to {other.name}"
         return ""
+
+    @staticmethod
+    def _is_in_memory(token: Token, replica: Replica) -> bool:
+        return token.text in replica.wire.received and not replica.wire.gone
+
+    def _forget_tokens(self, user: str) -> None:
+        """A process that has no session of a user left in memory has no token of the user either."""
+        living = [one for one in self.sessions if one.user == user and not one.ended]
+        for replica in self.replicas:
+            if not any(replica.name in session.known_to for session in living):
+                texts = {text for text in replica.wire.received if self.peer.tokens[text].user == user}
+                replica.wire.received.difference_update(texts)
 
     def _answers(self, replica: Replica) -> bool:
         since = max(self._answering_since[replica.name], replica.started_at)
