@@ -164,8 +164,8 @@ class Graph:
         )  # fmt: skip
         self.logout = Logout(
             providers=self.providers, cookie=self.cookie, vault=self.vault, live=self.live, marks=self.marks,
-            refresher=self.refresher, termination=self.termination, store=self.store, absolute=absolute,
-            clock=self._clock,
+            refresher=self.refresher, recall=self.recall, termination=self.termination, store=self.store,
+            absolute=absolute, clock=self._clock,
         )  # fmt: skip
         self._stack.push_async_callback(self.logout.close)
 
@@ -183,7 +183,7 @@ class Graph:
         )
         self.pages = Pages(prefix=settings.prefix)
         self.answers = Answers(pages=self.pages, origins=self.origins, csp=CSP)
-        self.trusted = TrustedProxies(settings.listen.trusted_proxies)
+        self.trusted = TrustedProxies(settings.listen.trusted_networks, hops=settings.listen.trusted_hops)
 
     def _build_enrollment(self) -> Enrolling | None:
         if self.settings.enrollment is None:

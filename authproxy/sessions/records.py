@@ -40,6 +40,12 @@ class RefreshToken(NamedTuple):
         """The token that replaces this one; ``value`` is "" when the provider keeps the old one."""
         return RefreshToken(value or self.value, self.family, self.step + 1, issued_at)
 
+    def replaces(self, other: RefreshToken) -> bool:
+        """Whether ``other`` is surely invalid because this one was issued."""
+        if self.family == other.family:
+            return self.step > other.step
+        return other.issued_at > 0.0 and self.issued_at > other.issued_at + OVERLAP_SECONDS
+
     def __repr__(self) -> str:
         return f"<RefreshToken of {self.family or '-'} step {self.step}, issued {self.issued_at:.0f}>"
 
@@ -72,12 +78,10 @@ class SharedTokens(NamedTuple):
         """Add ``token``: it replaces older steps of its family, and every token that its own issue made invalid."""
         if not token.value or token.step < self.steps.get(token.family, 0):
             return self
-        others = [held for held in self.tokens if held.family != token.family and held.value != token.value]
-        tokens = (token, *others)
-        last = max(held.issued_at for held in tokens)
-        kept = [held for held in tokens if not held.issued_at or held.issued_at >= last - OVERLAP_SECONDS]
+        kept = [held for held in self.tokens if held.family != token.family and held.value != token.value]
+        tokens = sorted([token, *(held for held in kept if not token.replaces(held))], key=lambda held: -held.issued_at)
         steps = {**{name: step for name, step in self.steps.items() if name != token.family}, token.family: token.step}
-        return SharedTokens(tuple(kept[:_MAX_TOKENS]), dict(list(steps.items())[-_MAX_FAMILIES:]), self.tried)
+        return SharedTokens(tuple(tokens[:_MAX_TOKENS]), dict(list(steps.items())[-_MAX_FAMILIES:]), self.tried)
 
     def without(self, value: str) -> SharedTokens:
         """Remove a token that the provider refused."""

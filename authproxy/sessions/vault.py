@@ -64,6 +64,10 @@ class Vault:
         """Delete the record and its index entry; how many sessions the user has left."""
         await self._store.delete(keys.session(ticket.user, ticket.id))
         await self._store.remove(keys.sessions_of_subject(ticket.user), ticket.id)
+        return await self.count(ticket)
+
+    async def count(self, ticket: Ticket) -> int:
+        """How many sessions of the ticket's user have a record."""
         return len(await self._store.members(keys.sessions_of_subject(ticket.user)))
 
     async def shared(self, ticket: Ticket, scope: str) -> SharedTokens:

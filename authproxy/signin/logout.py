@@ -22,6 +22,7 @@ from authproxy.sessions.marks import Mark, Marks, bearer_sid, bearer_subject, si
 from authproxy.sessions.records import newest_first
 from authproxy.sessions.sealing import digest
 from authproxy.sessions.vault import Vault
+from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher
 from authproxy.signin.termination import Termination
 from authproxy.store import keys
@@ -37,7 +38,8 @@ class Logout:
 
     def __init__(
         self, *, providers: Mapping[str, Provider], cookie: SessionCookie, vault: Vault, live: LiveView, marks: Marks,
-        refresher: Refresher, termination: Termination, store: Store, absolute: float, clock: Callable[[], float],
+        refresher: Refresher, recall: Recall, termination: Termination, store: Store, absolute: float,
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._providers: Final = providers
         self._cookie: Final = cookie
@@ -45,6 +47,7 @@ class Logout:
         self._live: Final = live
         self._marks: Final = marks
         self._refresher: Final = refresher
+        self._recall: Final = recall
         self._termination: Final = termination
         self._store: Final = store
         self._absolute: Final = absolute
@@ -68,14 +71,15 @@ class Logout:
             stored = await self._vault.load(ticket)
             if stored is not None and (record is None or stored.record.rank > record.rank):
                 record = stored.record
-        left = await self._termination.end(ticket, "signed_out", "signed out")
-        self._say_farewell(ticket, record.token.value if record else ticket.token.value, left)
+        token = record.token if record else ticket.token
+        await self._refresher.share(ticket._replace(token=token))  # the user's other sessions may live by it
+        await self._termination.end(ticket, "signed_out", "signed out")
+        self._say_farewell(ticket, token.value)
         return (record.hint or record.id_token) if record else ""
 
-    def _say_farewell(self, ticket: Ticket, refresh_token: str, left: int) -> None:
-        """Tell the provider, without letting the user wait for it."""
-        shared = self._refresher.scope(ticket) is not None
-        if ticket.provider not in self._providers or not refresh_token or (shared and left):
+    def _say_farewell(self, ticket: Ticket, refresh_token: str) -> None:
+        """Revoke the session's grant at the provider, without letting the user wait for it."""
+        if ticket.provider not in self._providers or not refresh_token:
             return
         task = asyncio.get_running_loop().create_task(self._revoke(ticket, refresh_token))
         self._farewells.add(task)
@@ -85,14 +89,29 @@ class Logout:
         provider = self._providers[ticket.provider]
         scope = self._refresher.scope(ticket)
         if scope is not None:
-            with suppress(StoreUnavailable):
-                shared = newest_first((await self._vault.shared(ticket, scope)).tokens, {})
-                refresh_token = shared[0].value if shared else refresh_token
-                await self._vault.forget_shared(ticket, scope)
+            try:
+                newest = await self._take_shared(ticket, scope)
+            except StoreUnavailable:  # another device may use the token, and nothing says that none does
+                return
+            if newest is None:
+                return
+            refresh_token = newest or refresh_token
         if await provider.revoke(refresh_token, "refresh_token"):
             return
         with suppress(ProviderError, GrantRefused, InvalidToken):  # spent: a copy of it is worth nothing any more
             await provider.refresh(refresh_token, subject=ticket.subject)
+
+    async def _take_shared(self, ticket: Ticket, scope: str) -> str | None:
+        """The token that the user's sessions shared, removed from the store; None while another session uses it.
+
+        An emptied store has lost its index of sessions: every replica writes what it holds first.
+        """
+        await self._recall(ticket.user, _never)
+        if self._live.of_user(ticket.user) or await self._vault.count(ticket):
+            return None
+        shared = newest_first((await self._vault.shared(ticket, scope)).tokens, {})
+        await self._vault.forget_shared(ticket, scope)
+        return shared[0].value if shared else ""
 
     async def by_provider(self, token: str) -> str:
         """Obey a logout token (OIDC Back-Channel Logout 1.0 section 2.6); what it ended, for the audit record.
@@ -146,3 +165,7 @@ class Logout:
         for task in list(self._farewells):
             task.cancel()
         await asyncio.gather(*self._farewells, return_exceptions=True)
+
+
+async def _never() -> bool:
+    return False

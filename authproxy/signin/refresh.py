@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from authproxy.errors import GrantRefused, InvalidToken, ProviderError, SessionEnded, StoreSlow, StoreUnavailable
+from authproxy.errors import GrantRefused, ProviderError, SessionEnded, StoreSlow, StoreUnavailable
 from authproxy.oidc.grants import AnswerInvalid, AnswerUnproved
 from authproxy.oidc.provider import Provider, TokenSet
 from authproxy.sessions.claims import read
@@ -129,13 +129,13 @@ class Refresher:
 
     async def _renew(self, ticket: Ticket, known: Record | None, rank: Rank, last_used: float) -> Record:
         view = await self._look(ticket, known)  # what was written before the lease was given is seen now
-        if self._may_be_behind(ticket, view) and not (
-            view.stored and self._lease.is_newer(ticket, view.stored.record, rank)
-        ):
+        made = self._made_elsewhere(ticket, view, rank)
+        if made is None and self._may_be_behind(ticket, view):
             await self._recalled(ticket, view)
             view = await self._look(ticket, known)
-        if view.stored and self._lease.is_newer(ticket, view.stored.record, rank):
-            return view.stored.record
+            made = self._made_elsewhere(ticket, view, rank)
+        if made is not None:
+            return made
         spent, tokens = await self._redeem_newest(ticket, view, last_used)
         record = self._next(ticket, view, spent, tokens, last_used)
         await self._write(ticket, record, view.stored)
@@ -241,7 +241,7 @@ class Refresher:
         provider, previous = self._providers[ticket.provider], view.previous
         try:
             async with self._gates[ticket.provider]:
-                return await provider.refresh(
+                tokens = await provider.refresh(
                     newest.value, subject=ticket.subject, previous=previous.claims if previous else None
                 )
         except AnswerUnproved as unproved:
@@ -253,15 +253,16 @@ class Refresher:
             self._on_failure(ticket.provider, "invalid")
             await self._keep_for_others(ticket, newest.rotated(invalid.refresh_token, invalid.issued_at))
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
-        except InvalidToken as invalid:
-            self._on_failure(ticket.provider, "invalid")
-            raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
         except ProviderError as error:
             self._on_failure(ticket.provider, "limited" if error.retry_after or error.status == 429 else "unavailable")
             ended_at = self._lease.ends_at(ticket, previous) if previous else 0.0
             if previous and await self._grace.is_over(ticket, previous.claims, ended_at, error):
                 raise SessionEnded("the provider renews other users' sessions and not this one") from None
             raise
+        if not tokens.claims and not (previous and previous.claims):
+            await self._keep_for_others(ticket, newest.rotated(tokens.refresh_token, tokens.issued_at))
+            raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
+        return tokens
 
     async def _keep_for_others(self, ticket: Ticket, replacement: RefreshToken) -> None:
         """This session ends; what it has spent was the other sessions' token too, or else is of no use any more."""
@@ -275,8 +276,6 @@ class Refresher:
 
     def _next(self, ticket: Ticket, view: _View, spent: RefreshToken, tokens: TokenSet, last_used: float) -> Record:
         previous = view.previous
-        if not tokens.claims and (previous is None or not previous.claims):
-            raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
         keep = previous if not tokens.id_token else None  # OIDC Core section 12.2: a new ID token is optional
         return Record(
             generation=self._next_generation(ticket, view),
@@ -317,7 +316,7 @@ class Refresher:
         """Give the user's other sessions in this memory the token that replaced theirs: their cookies carry it."""
         scope = self.scope(ticket)
         for session in self._live.of_user(ticket.user) if scope is not None else ():
-            if session.id != ticket.id and session.record.token.value != newest.value:
+            if session.id != ticket.id and newest.replaces(session.record.token):
                 session.adopt(newest)
 
     async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:

@@ -30,8 +30,8 @@ class Termination:
         self._on_end: Final = on_end
         self._replaced: Final[OrderedDict[str, None]] = OrderedDict()
 
-    async def end(self, ticket: Ticket, cause: Cause, reason: str) -> int:
-        """Revoke the session, cut its tunnels, delete its record; how many sessions the user has left in the store.
+    async def end(self, ticket: Ticket, cause: Cause, reason: str) -> None:
+        """Revoke the session, cut its tunnels, delete its record.
 
         Revoked means: refused here at once, and on every replica within a second while the store answers.
         """
@@ -44,8 +44,7 @@ class Termination:
             await self._marks.add(Mark("session", ticket.id, ticket.absolute_end, ticket.absolute_end))
             self._on_end(ticket, cause, reason)
         with suppress(StoreUnavailable):
-            return await self._vault.forget(ticket)
-        return 0
+            await self._vault.forget(ticket)
 
     def is_replaced(self, ticket: Ticket) -> bool:
         """Whether a new sign-in of the same browser took the place of this session.

@@ -352,3 +352,29 @@ async def test_a_host_only_cookie_of_the_first_version_is_refused_once(stages: S
     opened = graph.cookie.open(sealed, HOST)
     assert opened is not None
     assert (opened.subject, opened.token.value) == (ticket.subject, ticket.token.value)
+
+
+async def test_signing_out_after_the_store_was_emptied_spares_the_other_device(
+    stages: Set, somebody: Somebody, redis_server: RedisServer
+) -> None:
+    """The index of sessions is lost with the store: the token that two devices share is not revoked."""
+    stage = await stages(
+        replicas=2,
+        store={"redis": {"url": redis_server.url}},
+        peer={"one_refresh_token_per_user": True},
+        provider={"refresh_tokens": "per_user"},
+    )
+    other = await somebody(stage)
+    await stage.sign_in(browser=other, replica=1)
+    stage.clock.pass_(60)
+    await stage.sign_in()
+    for proxy in stage.proxies:
+        await proxy.graph.replicas.meet()
+    redis_server.flush()
+    await stage.sign_out()
+    await stage.proxies[0].graph.logout.close()
+    stage.clock.pass_(EXPIRED)
+    assert await stage.is_in(browser=other, replica=1)
+    await stage.sign_out(browser=other, replica=1)
+    await stage.proxies[1].graph.logout.close()
+    assert not any(stage.peer.refresh_tokens.is_alive(answer["refresh_token"]) for answer in stage.peer.issued)

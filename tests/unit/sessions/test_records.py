@@ -163,9 +163,21 @@ def test_a_later_sign_in_replaces_what_it_made_invalid() -> None:
     assert [one.value for one in near.tokens] == ["2", "1"]
     far = near.with_token(token("3", "c", issued_at=1001.0 + OVERLAP_SECONDS))
     assert [one.value for one in far.tokens] == ["3", "2"]
-    late = far.with_token(token("0", "d", issued_at=500.0))  # written late: it is dead already
-    assert [one.value for one in late.tokens] == ["3", "2"]
+    late = far.with_token(token("0", "d", issued_at=500.0))  # written late, or the provider's clock was set back
+    assert [one.value for one in late.tokens] == ["3", "2", "0"]
     assert late.steps.keys() == {"a", "b", "c", "d"}
+    assert [one.value for one in late.with_token(token("3", "c", 1, 1040.0)).tokens] == ["3", "2"]
+
+
+def test_only_what_is_surely_invalid_is_replaced() -> None:
+    """Of sign-ins at about the same time, and of unknown times, either may be the one that the provider kept."""
+    new = token("new", "n", issued_at=2000.0)
+    assert new.replaces(token("old", "o", 50, 2000.0 - OVERLAP_SECONDS - 1))
+    assert not new.replaces(token("near", "o", issued_at=2000.0 - OVERLAP_SECONDS))
+    assert not new.replaces(token("unknown", "o", issued_at=0.0))
+    assert not token("unknown", "n", issued_at=0.0).replaces(token("old", "o"))
+    assert token("step", "o", 2, 1.0).replaces(token("old", "o", 1, 9.0))
+    assert not token("step", "o", 1).replaces(token("old", "o", 1))
 
 
 def test_an_older_step_changes_nothing() -> None:
