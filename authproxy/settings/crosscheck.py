@@ -9,7 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from authproxy.settings import crosscheck_apps, crosscheck_machines, crosscheck_providers, grammar
+from authproxy.settings import (
+    crosscheck_apps,
+    crosscheck_fallthrough,
+    crosscheck_machines,
+    crosscheck_providers,
+    grammar,
+)
 from authproxy.settings.lines import KeyPath
 from authproxy.settings.schema import AppShape, ListenConnections, Redis, RuleShape
 from authproxy.settings.scope import Scope
@@ -25,6 +31,7 @@ def check(scope: Scope) -> None:
         part(scope)
     crosscheck_providers.check(scope)
     crosscheck_apps.check(scope)
+    crosscheck_fallthrough.check(scope)
     crosscheck_machines.check(scope)
     if scope.whole and not scope.dangling:
         _unused(scope)

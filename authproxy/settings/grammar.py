@@ -15,16 +15,24 @@ _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^/?#@]*@)?(?P<host>\[[^\]/?#]*\]|[^/?#:@\[\]]*)"
     r"(?::(?P<port>[^/?#]*))?(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?P<fragment>#.*)?"
 )
-_PLAIN: Final = re.compile(r"[A-Za-z0-9!$&'()*+,=:@_~./{}-]+")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9!&',=@_~./{}-]+")
+_OF_A_PATTERN: Final = re.compile(r"[*+?:$^|()\[\]<>`\\]")
+"""Characters with a meaning in globs, regular expressions and the routes of other programs, and none here."""
+_LITERAL_PATH: Final = re.compile(r"/[A-Za-z0-9!&',=@_~./-]*")
+_ANCHORS: Final = "^$~= \\"  # what other programs write around a path without changing which paths it matches
+_EVERYTHING: Final = ("*", "**", "**/*", ".*", ".+", "(.*)", ".*$", "*path")
+_SHOWN: Final = 60  # characters of a path that a message repeats
 _EMAIL_PART: Final = re.compile(r"[^\s@*,;<>]+")
 _OTHER_SOCKET: Final = re.compile(r"https?://unix:|(?:https?\+)?unix[:@/]|/")  # as other programs write it
 _SOCKET_MEANT: Final = "must be unix: and an absolute path, such as unix:/run/app.sock"
 _MAX_UNIX_PATH: Final = 107  # bytes, sockaddr_un of Linux without its final NUL
 
 METHODS: Final = (
-    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",  # RFC 9110 section 9.3, RFC 5789
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",  # RFC 9110 section 9.3, RFC 5789
     "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH",  # WebDAV
 )  # fmt: skip
+_REFUSED_METHODS: Final = ("CONNECT", "TRACE", "TRACK")
+_EVERY_METHOD: Final = ("*", "ALL", "ANY")  # as other programs write it
 
 
 class Url(NamedTuple):
@@ -127,17 +135,43 @@ def path(text: str) -> str:
 
 def plain_path(text: str) -> str:
     """What is wrong with a path, whether or not it may have captures."""
+    if _OF_A_PATTERN.search(text) or text.lstrip(_ANCHORS) != text:
+        return _pattern(text)
     if not text.startswith("/"):
         return "must start with /"
-    if "?" in text or "#" in text:
+    if "#" in text:
         return "must be a path without ? and #; the query plays no part in matching"
     if "//" in text:
         return "must not have empty segments (//)"
     if {".", ".."} & set(text.split("/")):
         return "must not have . or .. as a segment"
-    if "\\" in text or "%" in text:
-        return "must be written decoded, without % and backslash"
+    if "%" in text:
+        return "must not have percent-escapes: a prefix alone, such as /files/, matches paths with escaped characters"
+    if ";" in text:
+        return "must not have path parameters (;), which servers read in different ways"
     return "" if _PLAIN.fullmatch(text) else "must hold only characters that clients do not escape"
+
+
+def _pattern(text: str) -> str:
+    """What to write instead of a glob, a regular expression, a ``:name``, or a path with its query."""
+    found = _OF_A_PATTERN.search(text.strip(_ANCHORS))
+    literal = _LITERAL_PATH.search(text)
+    query = literal is not None and text[literal.end() :].startswith("?") and text.startswith("/")
+    if query and not _OF_A_PATTERN.search(text.replace("?", "")):
+        return f"must be a path without ? and #: the query plays no part in matching; write {_exact(literal)}"
+    if found is None:
+        return f"looks like a pattern; write {_exact(literal)} for this path alone, or end it with / for all below it"
+    folder = literal[0].rpartition("/")[0] if literal else ""
+    whole = literal is not None and literal[0].endswith("/") and text[literal.end() :] in _EVERYTHING
+    prefix = f"{folder[:_SHOWN]}/" if folder or whole else "a prefix that ends in /, such as /admin/,"
+    return (
+        f"looks like a pattern, but {found[0]} has no special meaning: write {prefix} to match everything below it,"
+        " or {name} for one segment, also one with such characters in it"
+    )
+
+
+def _exact(literal: re.Match[str] | None) -> str:
+    return literal[0][:_SHOWN] if literal else "/"
 
 
 def methods(names: list[str]) -> str:
@@ -146,11 +180,19 @@ def methods(names: list[str]) -> str:
         return "must not be empty; leave it out for every method"
     for name in names:
         if name not in METHODS:
-            known = name.upper() in METHODS
-            return (
-                f"must be in upper case: {name.upper()}" if known else f"names {name[:40]}, which is no method of HTTP"
-            )
+            return _method(name)
     return "" if len(set(names)) == len(names) else "names a method twice"
+
+
+def _method(name: str) -> str:
+    upper = name.upper()
+    if upper in METHODS:
+        return f"must be in upper case: {upper}"
+    if upper in _REFUSED_METHODS:
+        return f"names {upper}, which authproxy always refuses; remove it"
+    if upper in _EVERY_METHOD:
+        return f"names {upper}, which is no method; leave methods out for every method"
+    return f"names {name[:40]}, which is no method of HTTP"
 
 
 def origin(text: str, *, schemes: tuple[str, ...] = ("http", "https")) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authproxy.edge.path import pattern
+from authproxy.edge.path import pattern, readings
 from authproxy.settings import grammar
 from authproxy.settings.crosscheck_apps import covers
 
@@ -39,6 +39,20 @@ def test_a_path_that_passes_compiles(text: str) -> None:
     """What the grammar lets through, the matcher understands."""
     if not grammar.path(text):
         pattern(text)
+
+
+@given(st.from_regex(r"/[ -~]{0,12}", fullmatch=True))
+def test_a_path_that_passes_can_match(text: str) -> None:
+    """A request with the path as it is written selects the route, in every reading."""
+    if not grammar.path(text):
+        sample = "/".join("x" if part.startswith("{") else part for part in text.split("/"))
+        assert all(pattern(text)(reading) is not None for reading in readings(sample))
+
+
+@given(st.from_regex(r"/[a-z/]{0,6}", fullmatch=True), st.sampled_from("*+?:$^|()[]<>\\`"), st.text("ab/", max_size=3))
+def test_a_character_of_a_pattern_never_passes(before: str, character: str, after: str) -> None:
+    """A glob, a regular expression or a ``:name`` is never taken literally."""
+    assert grammar.path(before + character + after)
 
 
 @given(st.text(max_size=30))
