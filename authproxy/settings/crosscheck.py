@@ -14,6 +14,7 @@ from authproxy.settings import (
     crosscheck_fallthrough,
     crosscheck_machines,
     crosscheck_providers,
+    crosscheck_store,
     grammar,
 )
 from authproxy.settings.lines import KeyPath
@@ -95,11 +96,7 @@ def _redis(scope: Scope) -> None:
     if redis is None:
         return
     if isinstance(redis.url, str):
-        _redis_url(scope, redis.url)
-        if redis.tls and not redis.url.startswith("rediss://"):
-            scope.error(("store", "redis", "tls"), "is for sentinel and cluster; write rediss:// in the url instead")
-        if redis.ca is not None and not redis.url.startswith("rediss://"):
-            scope.warn(("store", "redis", "ca"), "is not used: only rediss:// speaks TLS; change the url, or remove it")
+        crosscheck_store.check_url(scope, redis, redis.url)
     for kind, nodes in _nodes(redis).items():
         for index, node in enumerate(nodes):
             scope.error(("store", "redis", kind, "nodes", index), grammar.node(node))
@@ -108,14 +105,6 @@ def _redis(scope: Scope) -> None:
 def _nodes(redis: Redis) -> dict[str, list[str]]:
     kinds = {"sentinel": redis.sentinel, "cluster": redis.cluster}
     return {kind: shape.nodes for kind, shape in kinds.items() if shape is not None}
-
-
-def _redis_url(scope: Scope, text: str) -> None:
-    path: KeyPath = ("store", "redis", "url")
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        scope.error(path, "must be a URL such as redis://redis:6379, rediss://… or unix:///run/redis.sock")
-    elif ":" in text.split("://", 1)[1].rpartition("@")[0]:
-        scope.warn(path, "holds a password; move it to store.redis.password, or the whole URL to {env: …}")
 
 
 def _session(scope: Scope) -> None:

@@ -215,7 +215,7 @@ def url(text: str, *, schemes: tuple[str, ...] = ("http", "https")) -> str:
         return f"must be a URL such as {schemes[-1]}://host.example.com"
     if pieces.user:
         return "must not hold a user or password"
-    if not _is_port(pieces.port or "443"):
+    if not is_port(pieces.port or "443"):
         return "must have a port from 1 to 65535"
     if "://[" in text and not (":" in pieces.host and is_address(pieces.host)):
         return "must have a valid IPv6 address between [ and ]"
@@ -224,7 +224,8 @@ def url(text: str, *, schemes: tuple[str, ...] = ("http", "https")) -> str:
     )
 
 
-def _is_port(text: str) -> bool:
+def is_port(text: str) -> bool:
+    """Whether ``text`` is a port from 1 to 65535."""
     return text.isascii() and text.isdecimal() and 0 < int(text[:9]) < 65536
 
 
@@ -237,7 +238,7 @@ def address(text: str) -> str:
         return "must be host:port, [IPv6]:port or unix:/path"
     if not name:
         return f"must name the host as well; for every interface write 0.0.0.0:{port[:5]}"
-    if port != "0" and not _is_port(port):
+    if port != "0" and not is_port(port):
         return "must have a port from 1 to 65535"
     bare = name[1:-1] if name.startswith("[") and name.endswith("]") else name
     return "" if is_address(bare) or (bare == name and not _name(name)) else "must be host:port or unix:/path"

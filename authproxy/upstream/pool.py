@@ -12,11 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from authproxy.model import Upstream
+from authproxy.settings.certificates import client_context
 from authproxy.upstream.connection import UpstreamConnection
 
 CONNECT_SECONDS: Final = 5.0
@@ -152,7 +154,7 @@ class Pools:
         self._rounds = 0
 
     def of(self, upstream: Upstream) -> Pool:
-        """The pool of ``upstream``.  Raises OSError or ssl.SSLError when its certificate files cannot be read."""
+        """The pool of ``upstream``.  Raises OSError when its certificate files cannot be used."""
         known = self._known.get(id(upstream))
         if known is not None and known[0] is upstream:
             return known[1]
@@ -204,9 +206,12 @@ class Watched:
         raise NotImplementedError
 
 
-def _tls(upstream: Upstream) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=upstream.ca)
+def _tls(upstream: Upstream) -> ssl.SSLContext | None:
+    pair = upstream.certificate
+    if not (upstream.ca or pair or any(url.startswith("https:") for url in upstream.urls)):
+        return None  # a context reads the authorities of the whole system
+    context = client_context(
+        Path(upstream.ca) if upstream.ca else None, (Path(pair[0]), Path(pair[1])) if pair else None
+    )
     context.set_alpn_protocols(["http/1.1"])
-    if upstream.certificate is not None:
-        context.load_cert_chain(*upstream.certificate)
     return context
