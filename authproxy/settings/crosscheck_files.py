@@ -95,9 +95,9 @@ def _uncreatable(file: Path) -> str:
     folder = Path(os.path.realpath(file)).parent
     try:
         tempfile.TemporaryFile(dir=folder).close()  # without a name, where the file system can
-    except FileNotFoundError:
-        return f"there is no directory {folder}; create it"
     except OSError as error:
+        if not folder.exists():
+            return f"there is no directory {folder}; create it"
         return error.strerror or "it cannot be created"
     return ""
 

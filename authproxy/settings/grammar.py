@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from posixpath import normpath
 from typing import Final, NamedTuple
 
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -286,11 +287,20 @@ def email(text: str) -> str:
 
 
 def same_listener(one: str, other: str) -> bool:
-    """Whether two addresses cannot be bound at the same time."""
-    if one == other:
-        return not one.endswith(":0")
+    """Whether two addresses cannot be bound at the same time, however they are written."""
     if one.startswith("unix:") or other.startswith("unix:"):
-        return False
+        return normpath(one) == normpath(other)
     (host_a, _, port_a), (host_b, _, port_b) = one.rpartition(":"), other.rpartition(":")
+    if not (is_port(port_a) and is_port(port_b)):  # port 0 is another one each time
+        return False
     everything = {"0.0.0.0", "[::]"}  # noqa: S104  # compared with, never bound
-    return port_a == port_b != "0" and bool({host_a, host_b} & everything)
+    hosts_a, hosts_b = _spellings(host_a), _spellings(host_b)
+    return int(port_a) == int(port_b) and bool(hosts_a & hosts_b or (hosts_a | hosts_b) & everything)
+
+
+def _spellings(name: str) -> set[str]:
+    """The addresses that a host of a listener stands for, as far as no resolver has to be asked."""
+    if name.lower() == "localhost":
+        return {"localhost", "127.0.0.1", "[::1]"}
+    bare = name.strip("[]")
+    return {f"[{ip_address(bare)}]" if ":" in bare else bare} if is_address(bare) else {name.lower()}

@@ -77,7 +77,7 @@ def _shared_secrets(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
             if fault:
                 scope.error(path, fault, awaited=_is_awaited(path))
     forward = revealed.get(("forward_auth", "secret"))
-    if forward is not None and weakness(forward):
+    if forward is not None and weakness(forward) and not weakness_in_a_header(forward):
         scope.warn(("forward_auth", "secret"), weakness(forward))
 
 

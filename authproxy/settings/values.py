@@ -29,6 +29,7 @@ MAX_SECRET: Final = 1 << 20
 """Characters of a secret file that are read; a device or a log named by mistake must not fill the memory."""
 
 _LINE_BREAKS: Final = "\r\n"
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -129,6 +130,8 @@ class SecretRef(BaseModel):
         names = self._variables()
         for name in names:
             text = environ.get(name, "").rstrip(_LINE_BREAKS)
+            if _SURROGATE.search(text):  # bytes of the environment that are not UTF-8
+                raise LookupError(f"the environment variable {name} is not UTF-8 text")
             if text:
                 return text
         if len(names) == 1:

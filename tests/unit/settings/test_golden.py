@@ -29,6 +29,7 @@ def test_the_problems_are_worded_exactly_so(case: Path, tmp_path: Path, monkeypa
     variables = dict(re.findall(r"^# (\w+)=(.*)$", given, re.MULTILINE))
     problems = inspect(Path("authproxy.yaml"), {**ENVIRON, **variables})
     found = "".join(f"{problem}\n" for problem in problems).replace(f"{tmp_path}/", "")
+    found = re.sub(r"expired on [0-9-]+", "expired on DATE", found)
     if os.environ.get("GOLDEN") == "write":
         case.write_text(f"{given}{SEPARATOR}{found}", encoding="utf-8")
     assert "hunter2" not in found
