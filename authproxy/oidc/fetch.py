@@ -27,6 +27,9 @@ PATIENT: Final = 15.0
 """Seconds for the token endpoint: Dex holds a lock on a refresh token for several."""
 
 
+Session = aiohttp.ClientSession
+
+
 class Reply(NamedTuple):
     """What came back, whatever its status."""
 

@@ -70,6 +70,10 @@ _FILES: Final = {
 }
 
 
+NAMES: Final = (*_FILES, "binary", "folder", "nowhere")
+"""Every stand-in, and a file that is not there."""
+
+
 def settled(text: str) -> str:
     """Settings whose audit file lies in a folder that is there."""
     return text.replace("/var/log/authproxy/", "log/")

@@ -79,9 +79,8 @@ def test_any_text_is_read_or_refused(url: str) -> None:
     """Nothing but ValueError is raised, and what is read gives the arguments of a connection."""
     try:
         found = parse(url)
-    except ValueError as error:
-        assert str(error).startswith("must ")
-    else:
-        where = address(url, username=None, password=None, ca=None).arguments
-        assert where["db"] == found.database
-        assert (where.get("host", ""), where.get("path", "")) == (found.host, found.path)
+    except ValueError:
+        return
+    where = address(url, username=None, password=None, ca=None).arguments
+    assert where["db"] == found.database
+    assert (where.get("host", ""), where.get("path", "")) == (found.host, found.path)
