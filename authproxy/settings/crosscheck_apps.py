@@ -154,7 +154,7 @@ def _own_cluster(scope: Scope, path: KeyPath, route: RouteShape) -> None:
 def _same_place(scope: Scope) -> None:
     first: dict[tuple[str, str], str] = {}
     for name, app in scope.settings.apps.items():
-        other = first.setdefault((app.host or "*", app.path.rstrip("/")), name)
+        other = first.setdefault((grammar.canonical_host(app.host or "*"), app.path.rstrip("/")), name)
         if other != name:
             key = "host" if app.host is not None else "path"
             scope.error(("apps", name, key), f"is where apps.{other} is already; give one of them another host or path")

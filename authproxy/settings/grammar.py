@@ -83,6 +83,8 @@ def host(text: str) -> str:
     """What is wrong with the host of an app."""
     if text == "*" or (is_address(text) and ":" not in text):
         return ""
+    if "%" in text:
+        return "must be a host without % and without a zone"
     if is_address(text.strip("[]")):
         return "" if text == f"[{text.strip('[]')}]" else f'must have brackets around an IPv6 address: "[{text}]"'
     if "://" in text:
@@ -106,6 +108,12 @@ def _name(text: str) -> str:
     if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in text.split(".")):
         return "must be a DNS name, an IP address or *"
     return ""
+
+
+def canonical_host(text: str) -> str:
+    """The one spelling of a host that has no fault: an IPv6 address can be written in several ways."""
+    bare = text.strip("[]")
+    return f"[{ip_address(bare)}]" if ":" in bare and is_address(bare) else text
 
 
 def domain(text: str) -> str:
@@ -302,5 +310,4 @@ def _spellings(name: str) -> set[str]:
     """The addresses that a host of a listener stands for, as far as no resolver has to be asked."""
     if name.lower() == "localhost":
         return {"localhost", "127.0.0.1", "[::1]"}
-    bare = name.strip("[]")
-    return {f"[{ip_address(bare)}]" if ":" in bare else bare} if is_address(bare) else {name.lower()}
+    return {canonical_host(name.lower())}

@@ -28,6 +28,7 @@ from authproxy.model import Network
 MAX_SECRET: Final = 1 << 20
 """Characters of a secret file that are read; a device or a log named by mistake must not fill the memory."""
 
+_LONGEST_DURATION: Final = 36_500 * 86_400.0
 _LINE_BREAKS: Final = "\r\n"
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
@@ -45,6 +46,8 @@ def seconds(value: object) -> float:
 def _positive(value: float) -> float:
     if value <= 0:
         raise ValueError("must be longer than nothing")
+    if value > _LONGEST_DURATION:  # beyond it dates cannot be computed
+        raise ValueError("must be at most 36500d")
     return value
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authproxy.edge.host import parse
 from authproxy.edge.path import pattern, readings
 from authproxy.settings import grammar
 from authproxy.settings.crosscheck_apps import covers
@@ -78,6 +79,17 @@ def test_nothing_breaks_the_grammar(text: str) -> None:
 def test_good_hosts(good: str) -> None:
     """What operators write for hosts."""
     assert grammar.host(good) == ""
+
+
+@given(
+    st.from_regex(r"[a-z0-9_.:%\[\]-]{1,12}", fullmatch=True)
+    | st.ip_addresses(v=6).map(lambda address: f"[{address.exploded}]")
+    | st.just("[fe80::1%eth0]")
+)
+def test_a_host_that_passes_is_read_from_requests(text: str) -> None:
+    """The router reads it from a Host header as the same host; a zone, which no request carries, does not pass."""
+    if not grammar.host(text) and text != "*":
+        assert parse(text.encode()).host == grammar.canonical_host(text).strip("[]")
 
 
 @pytest.mark.parametrize(

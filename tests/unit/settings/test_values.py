@@ -96,6 +96,13 @@ def test_durations(text: str, seconds: float) -> None:
     assert TypeAdapter(Duration).validate_python(text) == pytest.approx(seconds)
 
 
+def test_a_duration_ends_before_dates_do() -> None:
+    """A hundred years are enough; more could not be written as a date."""
+    assert TypeAdapter(Duration).validate_python("36500d")
+    with pytest.raises(ValidationError, match="must be at most 36500d"):
+        TypeAdapter(Duration).validate_python("36501d")
+
+
 @given(st.text() | st.integers() | st.floats() | st.none())
 def test_no_other_duration_passes_or_breaks(value: object) -> None:
     """Whatever stands there is a positive time or a clean refusal."""
