@@ -12,6 +12,7 @@ from typing import Final
 from authproxy.settings import (
     crosscheck_apps,
     crosscheck_fallthrough,
+    crosscheck_literals,
     crosscheck_machines,
     crosscheck_providers,
     crosscheck_store,
@@ -33,6 +34,7 @@ def check(scope: Scope) -> None:
     crosscheck_providers.check(scope)
     crosscheck_apps.check(scope)
     crosscheck_fallthrough.check(scope)
+    crosscheck_literals.check(scope)
     crosscheck_machines.check(scope)
     if scope.whole and not scope.dangling:
         _unused(scope)

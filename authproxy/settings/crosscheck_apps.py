@@ -90,6 +90,8 @@ def _upstream(scope: Scope, path: KeyPath, upstream: UpstreamShape) -> None:
         scope.error((*path, "urls"), "must have at least one entry")
     for index, url in enumerate(upstream.urls or []):
         scope.error((*path, "urls", index), grammar.upstream(url))
+    if upstream.server_name is not None:
+        scope.error((*path, "server_name"), grammar.server_name(upstream.server_name))
     if all(grammar.is_socket(url) for url in upstream.urls or [upstream.url or ""]):
         for name in ("ca", "tls", "server_name"):
             if getattr(upstream, name) is not None:

@@ -110,6 +110,13 @@ def _name(text: str) -> str:
     return ""
 
 
+def server_name(text: str) -> str:
+    """What is wrong with the name that a certificate must have."""
+    if is_address(text):
+        return "" if "%" not in text else "must not have a zone"
+    return _name(text).replace("a DNS name, an IP address or *", "the DNS name or address that the certificate is for")
+
+
 def canonical_host(text: str) -> str:
     """The one spelling of a host that has no fault: an IPv6 address can be written in several ways."""
     bare = text.strip("[]")

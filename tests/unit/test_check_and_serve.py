@@ -22,12 +22,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from authproxy.admin.gate import Gate
+from authproxy.app import Authproxy
 from authproxy.cli import main
 from authproxy.edge.certificate import ServerCertificate
 from authproxy.edge.sockets import bound
+from authproxy.errors import CannotStart
 from authproxy.graph import Graph
 from authproxy.lasting import Lasting
-from authproxy.settings.load import load
+from authproxy.settings.certificates import CertificateFault
+from authproxy.settings.load import from_mapping, load
 from authproxy.settings.schema import Settings
 from authproxy.settings.unserved import UNSERVED
 from tests.unit.settings.standins import ENVIRON, NAMES, furnish
@@ -143,3 +146,27 @@ def test_the_example_itself_is_built(folder: Path) -> None:
     file.write_text(json.dumps(SERVED), encoding="utf-8")
     assert CliRunner().invoke(main, ["check", "-c", str(file)], catch_exceptions=False).exit_code == 0
     asyncio.run(build(load(file).settings))
+
+
+@pytest.mark.parametrize("spoilt", ["ca.crt", "key-a", "tls.key"])
+async def test_a_file_that_is_spoilt_after_the_check_ends_the_start(tmp_path: Path, spoilt: str) -> None:
+    """The start ends with an error that ``serve`` words; no process becomes ready and fails at each request."""
+    data = {
+        "public_url": "https://auth.example.com",
+        "listen": {"address": "127.0.0.1:0", "admin": None, "tls": {"cert": "tls.crt", "key": "tls.key"}},
+        "session": {"keys": [{"file": "key-a"}]},
+        "policies": {"public": {"anonymous": True}},
+        "apps": {
+            "app": {
+                "host": "*",
+                "upstream": {"url": "https://app.example.com", "ca": "ca.crt"},
+                "routes": [{"path": "/", "policy": "public"}],
+            }
+        },
+    }
+    shape = from_mapping(data, furnish(tmp_path))
+    (tmp_path / spoilt).write_text("spoilt", encoding="ascii")
+    with pytest.raises((CannotStart, CertificateFault)) as failure:
+        async with Authproxy(shape):
+            pass
+    assert str(failure.value)
