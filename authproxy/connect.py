@@ -1,33 +1,60 @@
-"""``check --connect``: try what the settings name, once each, and say what does not answer."""
+"""``check --connect``: try each place that the settings name once, and report what does not work.
+
+Connections are made as ``serve`` makes them: with the same certificate authorities, names and client certificates.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, NamedTuple
 
+from authproxy import authz, routing
 from authproxy.errors import ProviderError, StoreUnavailable
+from authproxy.jose import strictjson
+from authproxy.model import Upstream
+from authproxy.oidc import advertised, fetch, metadata
 from authproxy.oidc.issuer import Issuer
+from authproxy.oidc.metadata import Metadata
 from authproxy.oidc.provider import Provider
+from authproxy.settings import schema
 from authproxy.settings.schema import Settings
 from authproxy.store.opened import open_store
-from authproxy.upstream.pool import address_of
+from authproxy.upstream.pool import Address, Pool, address_of
 
-_SECONDS = 5.0
+_SECONDS: Final = 5.0
+_WRONG_NAME: Final = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_UNKNOWN: Final = (18, 19, 20, 21)  # X509_V_ERR_*: self-signed, or an issuer that is not among the authorities
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 
 
-async def try_connections(settings: Settings) -> AsyncIterator[tuple[str, str]]:
-    """What was tried, and why it failed; "" when it answered."""
+class Tried(NamedTuple):
+    """One place: why it does not work (empty when it does), and what may not work later."""
+
+    name: str
+    failure: str
+    warnings: tuple[str, ...] = ()
+
+
+async def try_connections(settings: Settings) -> AsyncIterator[Tried]:
+    """The result for each place, in the order store, providers, issuers, upstreams."""
     if settings.store.redis is not None:
-        yield "store", await _store(settings)
+        yield Tried("store", await _store(settings))
     for name, shape in settings.providers.items():
         async with Provider(name, shape) as provider:
-            yield f"provider {name}", await _provider(provider)
+            yield await _provider(f"provider {name}", provider)
     for name, entry in settings.issuers.items():
         async with Issuer(name, entry) as issuer:
-            yield f"issuer {name}", await _issuer(issuer)
-    for name, app in settings.apps.items():
-        for url in app.upstream.urls or [app.upstream.url or ""]:
-            yield f"upstream of {name} ({url})", await _upstream(url)
+            yield Tried(f"issuer {name}", await _issuer(issuer))
+    for app in routing.compile_apps(settings, authz.compile_policies(settings)):
+        pool = Pool(app.upstream)
+        try:
+            for url in app.upstream.urls:
+                yield Tried(f"upstream of {app.name} ({url})", await _upstream(pool, app.upstream, address_of(url)))
+        finally:
+            await pool.close()
 
 
 async def _store(settings: Settings) -> str:
@@ -41,13 +68,38 @@ async def _store(settings: Settings) -> str:
     return ""
 
 
-async def _provider(provider: Provider) -> str:
+async def _provider(name: str, provider: Provider) -> Tried:
+    shape = provider.settings
     try:
-        await provider.metadata()
+        found = await provider.metadata()
         await provider.keys.ensure()
+        async with fetch.session(shape.ca) as http:
+            for place in _called(found, shape):
+                await fetch.exchange(http, "GET", place)  # any status shows that TLS and the name are right
+            document = await _document(http, shape)
     except ProviderError as error:
-        return str(error)
-    return ""
+        return Tried(name, str(error))
+    if document is None:
+        warning = "the discovery document cannot be had; client_auth and scopes were not compared with it"
+        return Tried(name, "", (warning,))
+    findings = advertised.compare(document, shape)
+    return Tried(name, "; ".join(findings.errors), findings.warnings)
+
+
+def _called(found: Metadata, shape: schema.Provider) -> Iterator[str]:
+    """The endpoints that authproxy itself calls, beside discovery and keys."""
+    yield found.token
+    if shape.userinfo and found.userinfo:
+        yield found.userinfo
+    if found.revocation:
+        yield found.revocation
+
+
+async def _document(http: fetch.Session, shape: schema.Provider) -> dict[str, object] | None:
+    try:
+        return strictjson.load_object(await fetch.document(http, metadata.discovery_url(shape.issuer, shape.endpoints)))
+    except (ProviderError, ValueError):  # metadata() has reported it, unless the settings name all endpoints
+        return None
 
 
 async def _issuer(issuer: Issuer) -> str:
@@ -58,15 +110,28 @@ async def _issuer(issuer: Issuer) -> str:
     return ""
 
 
-async def _upstream(url: str) -> str:
-    place = address_of(url)
+async def _upstream(pool: Pool, upstream: Upstream, place: Address) -> str:
     try:
         async with asyncio.timeout(_SECONDS):
-            if place.port:
-                _, writer = await asyncio.open_connection(place.host, place.port)
-            else:
-                _, writer = await asyncio.open_unix_connection(place.host)
-        writer.close()
+            connection = await pool.connect(place)
+        connection.let_go()
+    except ssl.SSLError as error:
+        return f"TLS failed: {_tls(error, upstream.server_name or place.host)}"
     except (OSError, TimeoutError) as error:
         return f"cannot connect: {error or 'no answer in time'}"
     return ""
+
+
+def _tls(error: ssl.SSLError, name: str) -> str:
+    """What OpenSSL found, and what to write."""
+    code = getattr(error, "verify_code", None)
+    if code in _WRONG_NAME:
+        return f"its certificate is not for {name}; write the name that it is for as upstream.server_name"
+    if code in _UNKNOWN:
+        return "its certificate is signed by an unknown authority; write the authority as upstream.ca"
+    if code == _EXPIRED:
+        return "its certificate has expired"
+    if error.reason in _NO_TLS:
+        return "the server does not speak TLS on this port; write http:// in the url, or another port"
+    detail = getattr(error, "verify_message", None) or str(error.reason or "").replace("_", " ").lower()
+    return detail or "the handshake was refused"
