@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.hostile.wire import BEARER, DEAD, HOST, READ_ONLY, SECOND, Wire, head
+from tests.peers.program import PATIENCE
 from tests.peers.recording_upstream import Arrived, Incoming
 
 EXPECT = "Expect: 100-continue"
@@ -162,7 +163,7 @@ def test_e30_an_early_answer_of_the_upstream(wire: Wire, name: str) -> None:
         line.send(*EARLY[name])
         reply = line.reply()
         assert (reply.status, reply.body) == (413, b"no")
-        line.sock.settimeout(10.0)
+        line.sock.settimeout(PATIENCE)
         line.send(SMUGGLED * 100)
         assert line.rest() == b""
     assert wire.settled(mark)[0] == []

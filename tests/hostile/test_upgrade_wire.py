@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.hostile.wire import BEARER, DEAD, HASTY, HOST, SECOND, Line, Wire, head
+from tests.peers.program import PATIENCE
 from tests.peers.recording_upstream import Arrived, Incoming, Script, saying
 
 ASKED = (
@@ -286,7 +287,7 @@ def test_g11_a_tunnel_holds_little(wire: Wire, slow: str) -> None:
         ended.append(incoming.sent)
         with incoming.upstream.news:
             incoming.upstream.news.notify_all()
-            incoming.upstream.news.wait_for(lambda: incoming.upstream.on == {}, 20)
+            incoming.upstream.news.wait_for(lambda: incoming.upstream.on == {}, PATIENCE)
         return False
 
     ended: list[int] = []

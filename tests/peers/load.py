@@ -143,7 +143,7 @@ class Load:
     async def __aenter__(self) -> Self:
         self.program.start()
         try:
-            await self.program.line(_signed_in, timeout=90)
+            await self.program.line(_signed_in)
         except BaseException:
             await self.program.stop()
             raise

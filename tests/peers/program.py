@@ -15,15 +15,19 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
-"""Seconds that a program may take to say what it is waited for; far more than any needs."""
+PATIENCE = 240.0
+"""Seconds after which a wait is a hang: less than the limit of a test, so that the failure names what is missing.
+
+A busy machine is waited for.  A program that has ended is not: each wait for a program fails when that exits.
+"""
 
 
 _PORTS = 4000
@@ -151,11 +155,19 @@ class Program:
         assert self._process is not None, f"{self!r} was not started"
         return self._process
 
-    async def line(self, wanted: Callable[[str], T | None], *, timeout: float = PATIENCE) -> T:
+    async def line(self, wanted: Callable[[str], T | None]) -> T:
         """What ``wanted`` makes of the first line of standard output that it knows."""
-        value = await asyncio.to_thread(lambda: self.stdout.wait(wanted, timeout))
-        assert value is not None, f"{self!r} never said it.\n{self.transcript()}"
+        value = await asyncio.to_thread(lambda: self.stdout.wait(wanted, PATIENCE))
+        assert value is not None, f"{self!r} never wrote that line.\n{self.transcript()}"
         return value
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Check until ``holds``, as long as the program runs: another process gives no event to wait for."""
+        ends = time.monotonic() + PATIENCE
+        while not await holds():
+            assert self.exit_code is None, f"{self!r} ended before this: {what}\n{self.transcript()}"
+            assert time.monotonic() < ends, f"{self!r} hangs before this: {what}\n{self.transcript()}"
+            await asyncio.sleep(0.05)
 
     def transcript(self) -> str:
         """Both outputs, for the message of a failed assertion."""

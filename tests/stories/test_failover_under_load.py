@@ -20,19 +20,20 @@ import yaml
 from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.browser_client import Browser
 from tests.peers.fleet import Fleet, Ledger, Visitor, judge
+from tests.peers.program import PATIENCE
 from tests.peers.redis_cluster import RedisCluster
 from tests.peers.redis_sentinel import SERVICE, RedisSentinel
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import stretched
 
 LIFETIME = 12.0  # seconds of an ID token; it is renewed from four fifths of that on
 SILENCE = 3000  # milliseconds after which a silent master is replaced, so that renewals fall due before it is
 TURN = 10.0  # seconds after expiry for which a renewal is left to the other replica (docs/sessions.md)
 EARLY = 0.5  # seconds before the first renewal is due
-BOUND = 1.0 + 1.5  # seconds in which a sign-out reaches the other replica (docs/sessions.md), on a busy machine
+BOUND = 1.0 + 1.5  # seconds in which a sign-out reaches the other replica (docs/sessions.md), and is found out
 IDLE = 8.0  # seconds; a cookie is sealed again every quarter of it
 STEADY = 1.5
-TRANSIT = 0.1  # seconds from the decision, when the token was good, to the application, on a busy machine
-pytestmark = pytest.mark.timeout(240)
+TRANSIT = 0.1  # seconds from the decision, when the token was good, to the application
 
 Building = Callable[..., Awaitable[Fleet]]
 Keep = Callable[[str, object], None]
@@ -90,7 +91,7 @@ async def test_a_master_is_replaced_while_tokens_are_renewed(
     record("renewed meanwhile", Ledger(fleet.peer).refreshed(began, moved))
     record("tokens that reached the application after their expiry, by seconds", fleet.watch.late)
     assert Ledger(fleet.peer).refreshed(began, moved) >= 10
-    assert max(fleet.watch.late, default=0.0) < TURN
+    assert max(fleet.watch.late, default=0.0) < stretched(TURN)
 
 
 def changed(replica: AuthproxyProcess, **sections: Any) -> None:
@@ -103,7 +104,7 @@ async def reloaded(replica: AuthproxyProcess) -> None:
     """SIGHUP; wait until the replica has taken its settings."""
     before = reloads(replica)
     replica.program.send(signal.SIGHUP)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while reloads(replica) == before:
             await asyncio.sleep(0.02)  # another process: there is no event to wait for
 
@@ -195,4 +196,4 @@ async def test_the_client_secret_is_rotated(
     assert ledger.statuses.keys() == {200, 401}  # the reload did come after the change
     assert len(ledger.refreshes_by_sid) == 100  # those that were refused were renewed later
     assert ledger.refreshed(load.phases["reload"][0], load.phases["after"][1]) >= 5
-    assert [late for late in fleet.watch.late if late > TRANSIT] == []
+    assert [late for late in fleet.watch.late if late > stretched(TRANSIT)] == []

@@ -14,7 +14,7 @@ import pytest
 from tests.hostile.conftest import cast as cast
 from tests.hostile.conftest import stages as stages
 from tests.hostile.harness import HOST, PREFIX, Raw, Set, Stage, send
-from tests.peers.program import Program, free_port
+from tests.peers.program import PATIENCE, Program, free_port
 
 SECRET = "a-secret-that-only-the-ingress-knows-0123"
 NGINX = """
@@ -90,7 +90,7 @@ async def ingress(stages: Set, tmp_path: Path) -> AsyncIterator[Ingress]:
 
 
 async def _listening(port: int, nginx: Program) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -14,16 +14,17 @@ import pytest
 from tests.peers.fleet import Fleet, Ledger, judge
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import stretched
 
 OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "3"))
 DOWN = max(2 * OUTAGE, 10.0)  # the provider stays away longer than an ID token of ``LIFETIME`` lives
 LIFETIME = 8.0 if DOWN < 20 else DOWN * 0.75
 ALONE = 10.0  # seconds of an ID token where both Redis and a replica are away
 TURN = 10.0  # seconds after expiry for which a renewal is left to the replica whose turn it is: docs/sessions.md
-PATIENCE = 5.0  # seconds that a busy machine may take beyond it
+BEYOND = 5.0  # seconds that a hundred renewals may take beyond it
 STEADY = 1.5
 SLACK = 0.025  # seconds; below this a p99 is noise of the machine
-pytestmark = pytest.mark.timeout(120 + 20 * OUTAGE)
+pytestmark = pytest.mark.timeout(300 + 20 * OUTAGE)
 
 Building = Callable[..., Awaitable[Fleet]]
 Keep = Callable[[str, object], None]
@@ -60,7 +61,7 @@ async def test_redis_and_then_a_replica_is_gone(build_fleet: Building, redis_ser
     made_again = Ledger(fleet.peer).refreshes_by_sid  # where the record is gone, by a replica that has only the cookie
     assert max(made_again.values(), default=0) <= 2
     before, hung = load.report("before").typical_p99, load.report("hung").typical_p99
-    assert hung <= max(2 * before, SLACK), (before, hung)
+    assert hung <= max(2 * before, stretched(SLACK)), (before, hung)
 
 
 async def test_redis_and_a_replica_are_gone_at_once(
@@ -90,7 +91,7 @@ async def test_redis_and_a_replica_are_gone_at_once(
     record("renewed by the replica that was left", Ledger(fleet.peer).refreshed(began, ended))
     record("seconds after its expiry that a token reached the application, at most", latest)
     assert Ledger(fleet.peer).refreshed(began, ended) >= 100
-    assert latest < TURN + PATIENCE
+    assert latest < TURN + stretched(BEYOND)
 
 
 FAULTS: dict[str, Callable[[OpenIDPeer], None]] = {

@@ -20,6 +20,7 @@ from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.gauge import MEBIBYTE, Gauge, connections
 from tests.peers.load import Load, person
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE
 from tests.peers.slow_clients import SOURCE, SlowClients, manners
 from tests.peers.upstream_app import UpstreamApp
 
@@ -34,7 +35,7 @@ EACH: Final = MEBIBYTE // 3
 SLACK: Final = 8 * MEBIBYTE
 HOST: Final = "app.test"
 TOKEN: Final = "a-static-token-of-more-than-32-characters"
-pytestmark = pytest.mark.timeout(300 if FULL else 120)
+pytestmark = pytest.mark.timeout(600 if FULL else 300)
 
 Keep = Callable[[str, object], None]
 
@@ -72,7 +73,7 @@ async def proxy(tmp_path: Path, upstream_app: UpstreamApp) -> AsyncIterator[Auth
 
 async def until(held: Callable[[], bool]) -> None:
     """Wait for what another process does."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not held():
             await asyncio.sleep(0.1)
 

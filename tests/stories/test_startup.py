@@ -15,7 +15,7 @@ from tests.hostile.harness import HOST, settings_for
 from tests.peers.authproxy_process import AuthproxyProcess, run
 from tests.peers.browser_client import Browser, Page
 from tests.peers.openid_provider import OpenIDPeer
-from tests.peers.program import free_port
+from tests.peers.program import PATIENCE, free_port
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
 
@@ -38,13 +38,13 @@ async def started(folder: Path, data: dict[str, Any]) -> AsyncIterator[Authproxy
         await proxy.stop()
 
 
-async def said(proxy: AuthproxyProcess, words: str, *, timeout: float = 20.0) -> str:
+async def said(proxy: AuthproxyProcess, words: str) -> str:
     """Wait until standard error says it; the line."""
 
     def known(text: str) -> str | None:
         return text if words in text else None
 
-    line = await asyncio.to_thread(lambda: proxy.program.stderr.wait(known, timeout))
+    line = await asyncio.to_thread(lambda: proxy.program.stderr.wait(known, PATIENCE))
     assert line is not None, proxy.program.transcript()
     return line
 
@@ -76,7 +76,7 @@ async def test_the_provider_is_down(tmp_path: Path, upstream_app: UpstreamApp) -
         assert (await readiness(proxy, "healthz"))[0] == 200
         assert (await opened(proxy)).status == 502
         await stack.enter_async_context(peer)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while (await readiness(proxy))[1]["waiting_for"]:
                 await asyncio.sleep(0.1)  # another process: there is no event to wait for
         assert (await opened(proxy)).status == 200
@@ -120,7 +120,7 @@ async def test_redis_goes_later(tmp_path: Path, upstream_app: UpstreamApp, redis
         data = settings(peer, upstream_app, store={"redis": {"url": redis_server.url}})
         async with AuthproxyProcess(tmp_path, data) as proxy:
             redis_server.stop()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE):
                 while "store" not in (found := await readiness(proxy))[1]["degraded"]:
                     await asyncio.sleep(0.1)  # another process: there is no event to wait for
             assert found[0] == 200

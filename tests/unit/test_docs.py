@@ -21,7 +21,7 @@ from authproxy.settings.unserved import UNSERVED
 from tests.hostile.conftest import cast as cast
 from tests.hostile.conftest import stages as stages
 from tests.hostile.harness import Set, Stage
-from tests.peers.program import Program, free_port
+from tests.peers.program import PATIENCE, Program, free_port
 from tests.unit.settings.standins import ENVIRON, furnish
 
 ROOT: Final = Path(__file__).parents[2]
@@ -406,13 +406,13 @@ def test_the_grpc_page_is_nginx(tmp_path: Path) -> None:
     file = tmp_path / "nginx.conf"
     file.write_text(configuration(text.replace("grpc://inventory", "grpc://127.0.0.1"), tmp_path, free_port(), places))
     words = ["/usr/sbin/nginx", "-t", "-p", str(tmp_path), "-c", str(file), "-e", "stderr"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 
 async def listening(port: int, program: Program) -> None:
     """Wait until somebody does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
