@@ -158,7 +158,7 @@ def test_g5_what_comes_before_the_101_is_nobodys(wire: Wire, name: str) -> None:
             reply = line.reply()
             assert reply.status in (101, 400, 502)
             if reply.status == 101:
-                line.sock.settimeout(3.0)
+                line.sock.settimeout(PATIENCE)
                 assert line.take(len(early)) == early, "lost, or something else in its place"
             else:
                 assert line.rest() == b""
