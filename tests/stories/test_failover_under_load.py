@@ -20,7 +20,6 @@ import yaml
 from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.browser_client import Browser
 from tests.peers.fleet import Fleet, Ledger, Visitor, judge
-from tests.peers.program import PATIENCE
 from tests.peers.redis_cluster import RedisCluster
 from tests.peers.redis_sentinel import SERVICE, RedisSentinel
 from tests.peers.redis_server import RedisServer
@@ -104,9 +103,7 @@ async def reloaded(replica: AuthproxyProcess) -> None:
     """SIGHUP; wait until the replica has taken its settings."""
     before = reloads(replica)
     replica.program.send(signal.SIGHUP)
-    async with asyncio.timeout(PATIENCE):
-        while reloads(replica) == before:
-            await asyncio.sleep(0.02)  # another process: there is no event to wait for
+    await replica.program.until(lambda: reloads(replica) > before, "it has taken its settings")
 
 
 def reloads(replica: AuthproxyProcess) -> int:

@@ -55,9 +55,7 @@ class Running:
 
     async def reloaded(self, outcome: str = "ok", count: int = 1) -> None:
         """Wait until that many reloads have had this outcome."""
-        async with asyncio.timeout(PATIENCE):
-            while len(self._reloads(outcome)) < count:
-                await asyncio.sleep(0.02)  # another process: there is no event to wait for
+        await self.proxy.program.until(lambda: len(self._reloads(outcome)) >= count, f"a reload is {outcome}")
 
     def _reloads(self, outcome: str) -> list[dict[str, Any]]:
         return [one for one in self.proxy.audit() if one["event"] == "reload" and one["outcome"] == outcome]

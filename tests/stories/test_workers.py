@@ -52,9 +52,11 @@ class Crew:
 
     async def until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until readiness says so."""
-        async with asyncio.timeout(PATIENCE):
-            while not holds((await self.readiness())[1]):
-                await asyncio.sleep(0.05)  # another process: there is no event to wait for
+
+        async def said_so() -> bool:
+            return holds((await self.readiness())[1])
+
+        await self.proxy.program.until(said_so, "readiness is as wanted")
 
     async def get(self, session: aiohttp.ClientSession | None = None) -> int:
         """One request to the public app."""
@@ -196,15 +198,13 @@ async def test_settings_reach_all(crew: Crew, upstream_app: UpstreamApp) -> None
     good = crew.proxy.file.read_text()
     crew.proxy.file.write_text(good.replace("policies:", "polices:"))
     crew.proxy.program.send(signal.SIGHUP)
-    async with asyncio.timeout(PATIENCE):
-        while "the former settings stay" not in "\n".join(crew.proxy.program.stderr.all()):
-            await asyncio.sleep(0.05)
+    await crew.proxy.program.line(lambda line: "the former settings stay" in line or None, error=True)
     assert [one for one in crew.proxy.audit() if one["event"] == "reload"] == []
     crew.proxy.file.write_text(good.replace("anonymous: true", "any: [{groups: [nobody]}]"))
     crew.proxy.program.send(signal.SIGHUP)
-    async with asyncio.timeout(PATIENCE):
-        while len([one for one in crew.proxy.audit() if one["event"] == "reload"]) < WORKERS:
-            await asyncio.sleep(0.05)
+    await crew.proxy.program.until(
+        lambda: len([one for one in crew.proxy.audit() if one["event"] == "reload"]) >= WORKERS, "each has reloaded"
+    )
     assert 200 not in await asyncio.gather(*(crew.get() for _ in range(20)))
 
 

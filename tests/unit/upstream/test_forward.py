@@ -12,6 +12,7 @@ from authproxy.errors import UpstreamFailed
 from authproxy.upstream.forward import Delivered
 from tests.peers.program import PATIENCE
 from tests.peers.raw_wire import House, RawConnection, RawUpstream, Script, answering
+from tests.peers.yardstick import stretched
 
 HOST = b"Host: app.example.com\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -277,10 +278,11 @@ async def test_slow_client_is_not_a_slow_upstream() -> None:
         await connection.until(b"hello")
         await connection.send(OK)
 
-    async with RawUpstream(script) as upstream, House(upstream.url, timeout=0.2) as house, house.client() as client:
+    limit = stretched(0.2)
+    async with RawUpstream(script) as upstream, House(upstream.url, timeout=limit) as house, house.client() as client:
         await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\n")
         for piece in (b"hel", b"lo"):
-            await asyncio.sleep(0.3)  # longer than the upstream's time: the claim is about real time
+            await asyncio.sleep(limit * 1.5)  # longer than the upstream's time: the claim is about real time
             await client.send(piece)
         assert (await client.reply()).status == 200
 
