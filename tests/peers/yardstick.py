@@ -6,6 +6,7 @@ processors only, so that a bound is multiplied by what a piece of plain work tak
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +29,10 @@ def measure() -> float:
 
 
 def slowdown() -> float:
-    """The latest measurement, at most ``FRESH_SECONDS`` old."""
+    """The median of three measurements, at most ``FRESH_SECONDS`` old."""
     global _measured
     if _measured is None or time.monotonic() - _measured[0] > FRESH_SECONDS:
-        _measured = (time.monotonic(), measure())
+        _measured = (time.monotonic(), statistics.median(measure() for _ in range(3)))
     return _measured[1]
 
 

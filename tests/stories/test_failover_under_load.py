@@ -42,8 +42,9 @@ Group = RedisSentinel | RedisCluster
 @pytest.fixture(params=["Sentinel", "Cluster"])
 def group(request: pytest.FixtureRequest) -> Iterator[Group]:
     """Redis with a replica for each master, which takes a while to notice that one is gone."""
+    silence = int(stretched(SILENCE))
     made: Group = (
-        RedisSentinel(down_after=SILENCE) if request.param == "Sentinel" else RedisCluster(node_timeout=SILENCE)
+        RedisSentinel(down_after=silence) if request.param == "Sentinel" else RedisCluster(node_timeout=silence)
     )
     with made:
         yield made
@@ -71,10 +72,11 @@ async def test_a_master_is_replaced_while_tokens_are_renewed(
     Some succeed in that time.  A token reaches the application after its expiry only where it is the other replica's
     turn to renew it, and then within the bound.  Afterwards a sign-out on one replica ends the session on the other.
     """
-    fleet = await build_fleet(settings_of(group), peer={"id_token_lifetime": LIFETIME})
+    lifetime = stretched(LIFETIME)
+    fleet = await build_fleet(settings_of(group), peer={"id_token_lifetime": lifetime})
     visitor = Visitor(fleet, browser)
     async with fleet.load() as load:
-        due = Ledger(fleet.peer).first_made + 0.8 * LIFETIME
+        due = Ledger(fleet.peer).first_made + 0.8 * lifetime
         async with load.phase("before", due - EARLY - 1.0 - time.time()):
             pass
         fleet.peer.current_user = "alice"
@@ -139,8 +141,9 @@ async def test_replicas_are_restarted_and_keys_rotated(
     Before the removal every cookie that is in use was sealed again; after it, a replica that was restarted, and so
     remembers nothing, opens them with the new key alone, and nobody opens one that the old key sealed.
     """
+    idle = stretched(IDLE)
     fleet = await build_fleet(
-        {"url": redis_server.url}, listen={"drain": {"pause": "2s"}}, session={"idle": f"{IDLE:.0f}s"}
+        {"url": redis_server.url}, listen={"drain": {"pause": "2s"}}, session={"idle": f"{idle:.0f}s"}
     )
     old, new = yaml.safe_load(fleet.replicas[0].file.read_text())["session"]["keys"][0], new_key()
     visitor = Visitor(fleet, browser)
@@ -154,7 +157,7 @@ async def test_replicas_are_restarted_and_keys_rotated(
             fleet.peer.current_user = "alice"
             await visitor.begin()
             await with_keys(fleet, old, new)
-        async with load.phase("new key first", IDLE / 4 + STEADY):
+        async with load.phase("new key first", idle / 4 + STEADY):
             await with_keys(fleet, new, old)
         assert await visitor.status(0) == 200
         async with load.phase("old key removed", STEADY):
@@ -171,13 +174,14 @@ async def test_the_client_secret_is_rotated(
     """The provider takes another client secret while tokens are renewed; replicas learn it from a file, by a reload."""
     file = tmp_path / "client-secret"
     file.write_text("the-first-client-secret")
+    lifetime = stretched(LIFETIME)
     fleet = await build_fleet(
         {"url": redis_server.url},
-        peer={"id_token_lifetime": LIFETIME, "client_secret": "the-first-client-secret"},
+        peer={"id_token_lifetime": lifetime, "client_secret": "the-first-client-secret"},
         provider={"client_secret": {"file": str(file)}},
     )
     async with fleet.load() as load:
-        due = Ledger(fleet.peer).first_made + 0.8 * LIFETIME
+        due = Ledger(fleet.peer).first_made + 0.8 * lifetime
         async with load.phase("before", due - EARLY - time.time()):
             pass
         async with load.phase("another secret at the provider", STEADY):
@@ -186,7 +190,7 @@ async def test_the_client_secret_is_rotated(
             file.write_text("another-client-secret")
             for replica in fleet.replicas:
                 await reloaded(replica)
-        async with load.phase("after", LIFETIME / 2):
+        async with load.phase("after", lifetime / 2):
             pass
     judge(fleet, load, record)
     ledger = Ledger(fleet.peer)
