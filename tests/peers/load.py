@@ -110,7 +110,7 @@ class Load:
     """
 
     def __init__(self, folder: Path, url: str, *, users: int = 100, rate: float = 200.0) -> None:
-        self._file = folder / "outcomes.jsonl"
+        self._file, self._users = folder / "outcomes.jsonl", users
         spec = {"url": url, "users": users, "rate": rate, "file": str(self._file)}
         place = folder / "load.json"
         place.write_text(json.dumps(spec), encoding="utf-8")
@@ -127,6 +127,16 @@ class Load:
         yield
         await asyncio.sleep(max(0.0, began + seconds - time.time()))  # people work on meanwhile
         self.phases[name] = began, time.time()
+
+    async def everybody(self, since: float) -> None:
+        """Wait until each person has had an answer to a request that was sent after ``since``."""
+
+        def all_answered() -> bool:
+            whole = self._file.read_text(encoding="utf-8").rpartition("\n")[0]
+            outcomes = (Outcome(*json.loads(line)) for line in whole.splitlines())
+            return len({one.user for one in outcomes if one.sent_at > since}) == self._users
+
+        await self.program.until(all_answered, "everybody has had an answer")
 
     def report(self, phase: str = "") -> Report:
         """What was sent in a phase, or ever; call it when the load has ended, so that nothing is under way."""

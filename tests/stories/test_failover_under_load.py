@@ -32,6 +32,7 @@ EARLY = 0.5  # seconds before the first renewal is due
 BOUND = 1.0 + 1.5  # seconds in which a sign-out reaches the other replica (docs/sessions.md), and is found out
 IDLE = 8.0  # seconds; a cookie is sealed again every quarter of it
 STEADY = 1.5
+WHOLE = 1.0  # times of cookies are whole seconds
 TRANSIT = 0.1  # seconds from the decision, when the token was good, to the application
 
 Building = Callable[..., Awaitable[Fleet]]
@@ -157,8 +158,9 @@ async def test_replicas_are_restarted_and_keys_rotated(
             fleet.peer.current_user = "alice"
             await visitor.begin()
             await with_keys(fleet, old, new)
-        async with load.phase("new key first", idle / 4 + STEADY):
+        async with load.phase("new key first"):
             await with_keys(fleet, new, old)
+            await load.everybody(since=time.time() + idle / 4 + WHOLE)
         assert await visitor.status(0) == 200
         async with load.phase("old key removed", STEADY):
             await with_keys(fleet, new)
