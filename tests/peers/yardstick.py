@@ -41,6 +41,11 @@ def stretched(seconds: float) -> float:
     return seconds * slowdown()
 
 
+def lifetime(seconds: float) -> float:
+    """The same for a time that a story waits out several times: at most four times as long, so that the story ends."""
+    return seconds * min(slowdown(), 4.0)
+
+
 @contextmanager
 def within(seconds: float, *, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """The block takes at most so many seconds of an idle machine; it is never cut off, so give it ``PATIENCE``."""

@@ -23,7 +23,7 @@ from tests.peers.fleet import Fleet, Ledger, Visitor, judge
 from tests.peers.redis_cluster import RedisCluster
 from tests.peers.redis_sentinel import SERVICE, RedisSentinel
 from tests.peers.redis_server import RedisServer
-from tests.peers.yardstick import stretched
+from tests.peers.yardstick import lifetime, stretched
 
 LIFETIME = 12.0  # seconds of an ID token; it is renewed from four fifths of that on
 SILENCE = 3000  # milliseconds after which a silent master is replaced, so that renewals fall due before it is
@@ -34,6 +34,7 @@ IDLE = 8.0  # seconds; a cookie is sealed again every quarter of it
 STEADY = 1.5
 WHOLE = 1.0  # times of cookies are whole seconds
 TRANSIT = 0.1  # seconds from the decision, when the token was good, to the application
+pytestmark = pytest.mark.timeout(600)
 
 Building = Callable[..., Awaitable[Fleet]]
 Keep = Callable[[str, object], None]
@@ -43,7 +44,7 @@ Group = RedisSentinel | RedisCluster
 @pytest.fixture(params=["Sentinel", "Cluster"])
 def group(request: pytest.FixtureRequest) -> Iterator[Group]:
     """Redis with a replica for each master, which takes a while to notice that one is gone."""
-    silence = int(stretched(SILENCE))
+    silence = int(lifetime(SILENCE))
     made: Group = (
         RedisSentinel(down_after=silence) if request.param == "Sentinel" else RedisCluster(node_timeout=silence)
     )
@@ -73,11 +74,11 @@ async def test_a_master_is_replaced_while_tokens_are_renewed(
     Some succeed in that time.  A token reaches the application after its expiry only where it is the other replica's
     turn to renew it, and then within the bound.  Afterwards a sign-out on one replica ends the session on the other.
     """
-    lifetime = stretched(LIFETIME)
-    fleet = await build_fleet(settings_of(group), peer={"id_token_lifetime": lifetime})
+    lived = lifetime(LIFETIME)
+    fleet = await build_fleet(settings_of(group), peer={"id_token_lifetime": lived})
     visitor = Visitor(fleet, browser)
     async with fleet.load() as load:
-        due = Ledger(fleet.peer).first_made + 0.8 * lifetime
+        due = Ledger(fleet.peer).first_made + 0.8 * lived
         async with load.phase("before", due - EARLY - 1.0 - time.time()):
             pass
         fleet.peer.current_user = "alice"
@@ -142,7 +143,7 @@ async def test_replicas_are_restarted_and_keys_rotated(
     Before the removal every cookie that is in use was sealed again; after it, a replica that was restarted, and so
     remembers nothing, opens them with the new key alone, and nobody opens one that the old key sealed.
     """
-    idle = stretched(IDLE)
+    idle = lifetime(IDLE)
     fleet = await build_fleet(
         {"url": redis_server.url}, listen={"drain": {"pause": "2s"}}, session={"idle": f"{idle:.0f}s"}
     )
@@ -176,14 +177,14 @@ async def test_the_client_secret_is_rotated(
     """The provider takes another client secret while tokens are renewed; replicas learn it from a file, by a reload."""
     file = tmp_path / "client-secret"
     file.write_text("the-first-client-secret")
-    lifetime = stretched(LIFETIME)
+    lived = lifetime(LIFETIME)
     fleet = await build_fleet(
         {"url": redis_server.url},
-        peer={"id_token_lifetime": lifetime, "client_secret": "the-first-client-secret"},
+        peer={"id_token_lifetime": lived, "client_secret": "the-first-client-secret"},
         provider={"client_secret": {"file": str(file)}},
     )
     async with fleet.load() as load:
-        due = Ledger(fleet.peer).first_made + 0.8 * lifetime
+        due = Ledger(fleet.peer).first_made + 0.8 * lived
         async with load.phase("before", due - EARLY - time.time()):
             pass
         async with load.phase("another secret at the provider", STEADY):
@@ -192,7 +193,7 @@ async def test_the_client_secret_is_rotated(
             file.write_text("another-client-secret")
             for replica in fleet.replicas:
                 await reloaded(replica)
-        async with load.phase("after", lifetime / 2):
+        async with load.phase("after", lived / 2):
             pass
     judge(fleet, load, record)
     ledger = Ledger(fleet.peer)
