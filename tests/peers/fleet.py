@@ -23,7 +23,7 @@ from tests.peers.load import Load, person
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.program import PATIENCE, free_port
 from tests.peers.upstream_app import Seen, UpstreamApp
-from tests.peers.yardstick import slowdown, within
+from tests.peers.yardstick import within
 
 HOST = "dashboard.test"
 
@@ -120,10 +120,10 @@ class Fleet:
         return f"http://{HOST}:{port}{target}"
 
     def load(self, *, users: int = 100, rate: float = 200.0) -> Load:
-        """People at work; they have signed in when it is entered.  ``rate`` is that of an idle machine."""
+        """People at work; they have signed in when it is entered."""
         self.peer.current_user = None
         self.peer.people |= {person(number).username: person(number) for number in range(users)}
-        return Load(self.folder, self.at("/work"), users=users, rate=rate / slowdown())
+        return Load(self.folder, self.at("/work"), users=users, rate=rate)
 
     def transcript(self) -> str:
         """What the replicas said on standard error, for the message of a failed assertion."""
