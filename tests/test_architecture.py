@@ -9,6 +9,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -145,15 +146,16 @@ class Module(NamedTuple):
         return self.name.partition(".")[0]
 
 
-def modules(house: Path) -> list[Module]:
-    """Every module under ``house``."""
+@cache
+def modules(house: Path) -> tuple[Module, ...]:
+    """Every module under ``house``, parsed once for all rules."""
     found = []
     for file in sorted(house.rglob("*.py")):
         parts = file.relative_to(house).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         source = file.read_text(encoding="utf-8")
         found.append(Module(name, source, ast.parse(source)))
-    return found
+    return tuple(found)
 
 
 def floor_of(name: str) -> int | None:

@@ -38,15 +38,13 @@ async def started(folder: Path, data: dict[str, Any]) -> AsyncIterator[Authproxy
         await proxy.stop()
 
 
-async def said(proxy: AuthproxyProcess, words: str, *, timeout: float = 20.0) -> str:
+async def said(proxy: AuthproxyProcess, words: str) -> str:
     """Wait until standard error says it; the line."""
 
     def known(text: str) -> str | None:
         return text if words in text else None
 
-    line = await asyncio.to_thread(lambda: proxy.program.stderr.wait(known, timeout))
-    assert line is not None, proxy.program.transcript()
-    return line
+    return await proxy.program.line(known, error=True)
 
 
 async def readiness(proxy: AuthproxyProcess, place: str = "readyz") -> tuple[int, dict[str, Any]]:
@@ -76,9 +74,11 @@ async def test_the_provider_is_down(tmp_path: Path, upstream_app: UpstreamApp) -
         assert (await readiness(proxy, "healthz"))[0] == 200
         assert (await opened(proxy)).status == 502
         await stack.enter_async_context(peer)
-        async with asyncio.timeout(20):
-            while (await readiness(proxy))[1]["waiting_for"]:
-                await asyncio.sleep(0.1)  # another process: there is no event to wait for
+
+        async def waits_for_nothing() -> bool:
+            return not (await readiness(proxy))[1]["waiting_for"]
+
+        await proxy.program.until(waits_for_nothing, "it waits for nothing")
         assert (await opened(proxy)).status == 200
         assert proxy.program.exit_code is None
 
@@ -120,10 +120,12 @@ async def test_redis_goes_later(tmp_path: Path, upstream_app: UpstreamApp, redis
         data = settings(peer, upstream_app, store={"redis": {"url": redis_server.url}})
         async with AuthproxyProcess(tmp_path, data) as proxy:
             redis_server.stop()
-            async with asyncio.timeout(15):
-                while "store" not in (found := await readiness(proxy))[1]["degraded"]:
-                    await asyncio.sleep(0.1)  # another process: there is no event to wait for
-            assert found[0] == 200
+
+            async def degraded() -> bool:
+                return "store" in (await readiness(proxy))[1]["degraded"]
+
+            await proxy.program.until(degraded, "it is degraded")
+            assert (await readiness(proxy))[0] == 200
             assert (await opened(proxy)).status == 200
             redis_server.start()
 

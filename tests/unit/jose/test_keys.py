@@ -13,6 +13,7 @@ from authproxy.jose import keys
 from authproxy.jose.keys import KeySet, parse
 from tests.peers.fake_clock import FakeClock
 from tests.peers.openid_signing import b64, signing_key
+from tests.peers.program import PATIENCE
 
 RSA = signing_key("rsa")
 EC = signing_key("ec", "ES256")
@@ -207,7 +208,7 @@ async def test_known_keys_do_not_wait_for_a_search() -> None:
     issuer.gate.clear()
     search = asyncio.ensure_future(key_set.candidates("made-up", "RS256"))
     await asyncio.sleep(0)
-    assert kids(await asyncio.wait_for(key_set.candidates("rsa", "RS256"), 1)) == ["rsa"]
+    assert kids(await asyncio.wait_for(key_set.candidates("rsa", "RS256"), PATIENCE)) == ["rsa"]
     issuer.gate.set()
     assert await search == ()
 
