@@ -29,6 +29,8 @@ SPACING: Final = 1.0
 """Seconds between two fetches for trusted tokens."""
 FETCHES: Final = 3
 """How many fetches one trusted token may cause, where fetches fail."""
+PATIENCE: Final = 5.0
+"""Seconds after which a trusted token causes no further fetch: the answer to a person, or a renewal, waits for it."""
 _REMEMBERED: Final = 1024
 _MISSING_SECONDS: Final = 80.0  # a key id that was missing may be published later
 _RSA_BITS: Final = range(2048, 16385)
@@ -174,10 +176,11 @@ class KeySet:
     async def _search_patiently(self, before: tuple[Key, ...], kid: str | None, alg: str) -> tuple[Key, ...]:
         if before and self._left_of_spacing():  # most likely the signature is wrong: do not wait
             return ()
+        until = self._clock() + PATIENCE
         for _ in range(FETCHES):
             good = await self._fetch_later()
             found = self._changed(before, kid, alg)
-            if found or good:
+            if found or good or self._clock() >= until:
                 return found
         return ()
 

@@ -408,6 +408,22 @@ async def test_keys_that_cannot_be_had_leave_a_doubt() -> None:
     assert issuer.asked == 1 + keys.FETCHES
 
 
+async def test_a_trusted_token_does_not_wait_for_a_hanging_issuer_again_and_again() -> None:
+    """C9: a fetch that ran into its timeout was wait enough for one sign-in."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+
+    async def fetch() -> bytes:
+        if issuer.error:
+            clock.forward(10)
+        return await issuer.fetch()
+
+    key_set = KeySet(fetch, clock=clock, pause=Pauses(clock))
+    await key_set.ensure()
+    issuer.error = ProviderError("did not answer in time")
+    assert await key_set.candidates("next", "RS256", trusted=True) == ()
+    assert clock.elapsed == 10
+
+
 async def test_trusted_tokens_cannot_flood_the_issuer() -> None:
     """C9: fifty at once share one fetch, and ten seconds of them cost one fetch a second."""
     issuer, clock = Issuer(RSA.jwk()), FakeClock()
