@@ -153,20 +153,22 @@ class KeySet:
             self._remember_missing(kid)
         return self._changed(before, kid, alg)
 
-    def doubt(
-        self, kid: str | None, *, issued_at: float | None, since: float, trusted: bool = False
-    ) -> ProviderError | None:
+    def doubt(self, kid: str | None, *, issued_at: float | None, since: float) -> ProviderError | None:
         """Why it is not certain now whether the issuer has a key ``kid``; None when the keys in memory show it.
 
-        They show it for a token that is older than they are, by its ``issued_at``, and when they were fetched after
-        ``since``.  ``retry_after`` is the number of seconds until a token of any client may cause a fetch again.
+        They show it for a token that is older than they are, by its ``issued_at``, when they were fetched after
+        ``since``, and when they were fetched for this very id inside the cool-down.  ``retry_after`` is the number of
+        seconds until a token of any client may cause a fetch again.
         """
-        wait = 0.0 if trusted else max(self._left_of_cooldown(), self._left_of_missing(kid))
         if self.last_error:
-            return ProviderError(self.last_error, retry_after=wait or None)
-        made = self._document.made_at
+            return ProviderError(self.last_error)
+        made, now = self._document.made_at, self._clock()
         if made >= since or (issued_at is not None and issued_at <= made) or self._names(kid):
             return None
+        missing = self._missing.get(kid)
+        if missing and _left(missing.since, self._cooldown, now):
+            return None
+        wait = max(self._left_of_cooldown(), self._left_of_missing(kid))
         return ProviderError("the token is newer than the issuer's keys as last fetched", retry_after=wait or None)
 
     def now(self) -> float:
