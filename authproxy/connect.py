@@ -18,8 +18,10 @@ from authproxy.oidc import advertised, fetch, metadata
 from authproxy.oidc.issuer import Issuer
 from authproxy.oidc.metadata import Metadata
 from authproxy.oidc.provider import Provider
-from authproxy.settings import schema
+from authproxy.settings import redis_url, schema
+from authproxy.settings.certificates import client_context
 from authproxy.settings.schema import Settings
+from authproxy.store.opened import address_of as store_address
 from authproxy.store.opened import open_store
 from authproxy.upstream.pool import Address, Pool, address_of
 
@@ -28,6 +30,26 @@ _WRONG_NAME: Final = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADD
 _EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 _UNKNOWN: Final = (18, 19, 20, 21)  # X509_V_ERR_*: self-signed, or an issuer that is not among the authorities
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
+
+
+class _Remedies(NamedTuple):
+    """What to write when a handshake fails."""
+
+    name: str
+    authority: str
+    plain: str
+
+
+_OF_UPSTREAMS: Final = _Remedies(
+    "write the name that it is for as upstream.server_name",
+    "write the authority as upstream.ca",
+    "write http:// in the url, or another port",
+)
+_OF_REDIS: Final = _Remedies(
+    "write the name that it is for as the host in store.redis",
+    "write the authority as store.redis.ca",
+    "write redis:// in the url, or leave out tls and ca",
+)
 
 
 class Tried(NamedTuple):
@@ -58,6 +80,11 @@ async def try_connections(settings: Settings) -> AsyncIterator[Tried]:
 
 
 async def _store(settings: Settings) -> str:
+    redis = settings.store.redis
+    for host, port in _tls_nodes(redis) if redis else ():
+        failure = await _handshake(host, port, client_context(redis.ca if redis else None))
+        if failure:
+            return f"{host}:{port}: {failure}"
     store = open_store(settings.store, budget=_SECONDS)
     try:
         await store.ping()
@@ -65,6 +92,31 @@ async def _store(settings: Settings) -> str:
         return str(error)
     finally:
         await store.close()
+    return ""
+
+
+def _tls_nodes(redis: schema.Redis) -> Iterator[tuple[str, int]]:
+    """The servers that are connected to by TLS: the store itself reports no more than that there is no connection."""
+    cluster = redis.sentinel or redis.cluster
+    if cluster is None:
+        url = redis_url.parse(store_address(redis))
+        if url.scheme == "rediss":
+            yield url.host, url.port
+    elif redis.tls or redis.ca:
+        for node in cluster.nodes:
+            host, _, port = node.rpartition(":")
+            yield host.strip("[]"), int(port)
+
+
+async def _handshake(host: str, port: int, context: ssl.SSLContext) -> str:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
+        writer.close()
+    except ssl.SSLError as error:
+        return f"TLS failed: {_tls(error, host, _OF_REDIS)}"
+    except (OSError, TimeoutError) as error:
+        return f"cannot connect: {error or 'no answer in time'}"
     return ""
 
 
@@ -116,22 +168,22 @@ async def _upstream(pool: Pool, upstream: Upstream, place: Address) -> str:
             connection = await pool.connect(place)
         connection.let_go()
     except ssl.SSLError as error:
-        return f"TLS failed: {_tls(error, upstream.server_name or place.host)}"
+        return f"TLS failed: {_tls(error, upstream.server_name or place.host, _OF_UPSTREAMS)}"
     except (OSError, TimeoutError) as error:
         return f"cannot connect: {error or 'no answer in time'}"
     return ""
 
 
-def _tls(error: ssl.SSLError, name: str) -> str:
+def _tls(error: ssl.SSLError, name: str, remedies: _Remedies) -> str:
     """What OpenSSL found, and what to write."""
     code = getattr(error, "verify_code", None)
     if code in _WRONG_NAME:
-        return f"its certificate is not for {name}; write the name that it is for as upstream.server_name"
+        return f"its certificate is not for {name}; {remedies.name}"
     if code in _UNKNOWN:
-        return "its certificate is signed by an unknown authority; write the authority as upstream.ca"
+        return f"its certificate is signed by an unknown authority; {remedies.authority}"
     if code == _EXPIRED:
         return "its certificate has expired"
     if error.reason in _NO_TLS:
-        return "the server does not speak TLS on this port; write http:// in the url, or another port"
+        return f"the server does not speak TLS on this port; {remedies.plain}"
     detail = getattr(error, "verify_message", None) or str(error.reason or "").replace("_", " ").lower()
     return detail or "the handshake was refused"

@@ -470,7 +470,7 @@ class World:
             self._end(session, "the provider's word", replica.name, at=now + 1.0)
             return
         if began > session.used_at + CERTAIN_USE * IDLE:
-            self._end(session, "idle", replica.name)
+            session.unknown = True  # another replica may have seen a later use
         elif now > session.signed_in_at + ABSOLUTE - 1.0:
             self._end(session, "absolute", replica.name)
         elif session.excused or not had_path or not self._path(session, replica):

@@ -104,6 +104,35 @@ async def test_upstream_tls_is_tried_with_name_and_authority(tmp_path: Path, cas
     assert (said in found.failure) if said else found.failure == ""
 
 
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        (
+            "another name",
+            "its certificate is not for 127.0.0.1; write the name that it is for as the host in store.redis",
+        ),
+        ("without the authority", "signed by an unknown authority; write the authority as store.redis.ca"),
+        ("no TLS", "does not speak TLS on this port; write redis:// in the url"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["url", "sentinel", "cluster"])
+async def test_redis_tls_is_tried_with_name_and_authority(tmp_path: Path, case: str, said: str, kind: str) -> None:
+    """The store alone would say that there is no connection."""
+    authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
+    ca = other.file if case == "without the authority" else authority.file
+    signed = authority.signed(dns=("redis.internal",), usage=SERVER)
+    async with listening(None if case == "no TLS" else signed) as url:
+        place = url.removeprefix("https://")
+        places: dict[str, dict[str, Any]] = {
+            "url": {"url": f"rediss://{place}"},
+            "sentinel": {"sentinel": {"nodes": [place], "service": "main"}},
+            "cluster": {"cluster": {"nodes": [place]}},
+        }
+        found = (await tried({"store": {"redis": {**places[kind], "ca": str(ca)}}}, tmp_path))["store"]
+    assert found.failure.startswith(f"{place}: TLS failed: ")
+    assert said in found.failure
+
+
 async def provider(peer: OpenIDPeer, folder: Path, **keys: Any) -> Tried:
     """What became of the only provider."""
     shape = {"issuer": peer.issuer, "client_id": "authproxy", **SECRET, **keys}
