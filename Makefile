@@ -17,7 +17,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest conformance fuzz limits soak bench profile bench-sessions lock clean
+.PHONY: help demo test quick lint format pytest conformance fuzz limits soak bench profile bench-sessions lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -31,6 +31,13 @@ test: ## everything that belongs in CI: lint, types, tests, coverage; installs w
 	@requirements/venv dev
 	@$(MAKE) lint
 	@$(MAKE) pytest
+
+quick: ## lint, types, architecture, unit tests, tables: for every change, in less than three minutes
+	@requirements/machine
+	@requirements/venv dev
+	@$(MAKE) lint
+	@$(BIN)/python -m pytest --no-header --quiet -n 2 --dist loadscope --no-loadscope-reorder \
+		tests/test_architecture.py tests/unit tests/tables
 
 lint: ## style and types
 	@requirements/venv dev

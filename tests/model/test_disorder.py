@@ -107,7 +107,7 @@ class Disorder(RuleBasedStateMachine):
     def silence_store(self, numbers: tuple[int, ...], loses_effect: bool) -> None:
         self.world.set_link(numbers, "silent", loses_effect=loses_effect)
 
-    @rule(numbers=SOME_REPLICAS, delay=st.sampled_from([0.05, 0.3, 1.0]))
+    @rule(numbers=SOME_REPLICAS, delay=st.sampled_from([0.05, 0.3, 0.7]))
     def slow_store(self, numbers: tuple[int, ...], delay: float) -> None:
         self.world.set_link(numbers, "late", delay=delay)
 

@@ -118,3 +118,27 @@ def test_devices_that_are_renewed_at_once() -> None:
         world.request([("a1", 1), ("a2", 1), ("a3", 1)])
         world.check()
         assert [call.status for call in world.peer.calls] == [200, 200, 200]
+
+
+def test_tabs_that_sign_in_at_once_and_a_fail_over() -> None:
+    """Two tabs sign in within one second, and a fail-over loses both writes: the replica still has the living token."""
+    with World() as world:
+        world.sign_in("a1", [0, 0], delays=[1.0, 0.02])
+        world.lose_data(5.0)
+        world.heal()
+        world.check()
+
+
+def test_a_renewal_elsewhere_after_a_token_was_handed_on() -> None:
+    """One replica renews a session while another hands it the token of its user's other devices: once is enough."""
+    with World() as world:
+        world.sign_in("a1", [0])
+        world.sign_in("a2", [0])
+        world.sign_in("a3", [1])
+        world.pass_time(51.0)
+        pairs = [("a3", 0), ("a1", 0), ("a2", 0), ("a3", 1)]
+        world.request(pairs)
+        world.pass_time(4.0)
+        world.request(pairs)
+        world.pass_time(1.0)
+        world.check()

@@ -28,6 +28,8 @@ SETTLED: Final = 3.0
 """Seconds after which a replica whose store answers must have written and read what it has to."""
 HEARD: Final = 1.5
 """Seconds until a revocation must hold on every replica: the contract's one second, and the answer's own time."""
+CERTAIN: Final = 13.0
+"""Seconds for which a store must have answered, so that nothing newer is with another replica alone."""
 CERTAIN_USE: Final = 0.7
 """Share of the idle time in which a session surely lives: a cookie is up to a quarter of it old."""
 MOST_CALLS: Final = 12
@@ -50,6 +52,8 @@ class Session:
     excused: str = ""
     unknown: bool = False
     """The browser has another cookie now, and whether the session was ended is open."""
+    known_to: set[str] = field(default_factory=set)
+    """Replicas that have it in memory."""
     heard_by: set[str] = field(default_factory=set)
     """Replicas on which the end must hold; "store" for the stream of revocations."""
 
@@ -206,6 +210,7 @@ class World:
         self._run(replica.start())
         for session in self.sessions:
             session.heard_by.discard(replica.name)
+            session.known_to.discard(replica.name)
         self._clean_since[replica.name] = self.clock()
         self._disturbed()
 
@@ -258,6 +263,7 @@ class World:
             return
         now = self.clock()
         session.signed_in_at = session.used_at = session.tried_at = now
+        session.known_to.add(replica.name)
         self.sessions.append(session)
         if session.user in self.peer.revoked:
             session.excused = "revoked"
@@ -360,8 +366,12 @@ class World:
         if not self._run(replica.end_by_provider(self.peer.logout_token(user))):
             return
         for session in self.sessions:
-            if session.user == user and not session.ended and session.signed_in_at < began:
+            if session.user != user or session.ended:
+                continue
+            if session.signed_in_at < began:
                 self._end(session, "logged out by the provider", replica.name)
+            else:  # the same instant: it may have come before or after
+                session.unknown = True
         self._settle()
 
     def revoke(self, user: str) -> None:
@@ -408,6 +418,9 @@ class World:
             if session.used_at < now - 10.0 * len(self.replicas):
                 self._fail(f"{session.name} is not served although everything works")
 
+    def _replica(self, name: str) -> Replica:
+        return next(replica for replica in self.replicas if replica.name == name)
+
     def _is_refused(self, session: Session) -> bool:
         """Whether the provider refuses the session's user for good."""
         return session.user in self.peer.revoked or session.user in self.peer.mixed_up
@@ -423,6 +436,7 @@ class World:
             session.heard_by.add(replica)
             self._changed_at = self.clock()
             self._note(f"{session.name} has ended: {why}")
+            self._forget_tokens(session.user)
 
     def _settle(self) -> None:
         """Revocations travel between the replicas whose store works, where nothing was disturbed meanwhile."""
@@ -435,6 +449,11 @@ class World:
                 if "store" in session.heard_by:
                     session.heard_by |= clean
         self._count_calls()
+
+    def _is_certain(self, replica: Replica) -> bool:
+        """Whether a refusal leaves no doubt: the store holds every newer token, were there one."""
+        since = max(self._clean_since[replica.name], self._answering_since[replica.name])
+        return self._is_clean(replica) and self.clock() - since > CERTAIN
 
     @staticmethod
     def _is_clean(replica: Replica) -> bool:
@@ -451,7 +470,7 @@ class World:
             self._end(session, "the provider's word", replica.name, at=now + 1.0)
             return
         if began > session.used_at + CERTAIN_USE * IDLE:
-            self._end(session, "idle", replica.name)
+            session.unknown = True  # another replica may have seen a later use
         elif now > session.signed_in_at + ABSOLUTE - 1.0:
             self._end(session, "absolute", replica.name)
         elif session.excused or not had_path or not self._path(session, replica):
@@ -472,16 +491,18 @@ class World:
         if session.ended and replica.name in session.heard_by and began > session.ended_at + HEARD:
             self._fail(f"{session.name} is served by {replica.name} after its end ({session.ended})")
         session.used_at = max(session.used_at, now)
+        session.known_to.add(replica.name)
 
     def _refused(self, refused: Refused) -> None:
         """The provider refuses a refresh token."""
         self._note(f"provider refuses {refused.token} of {refused.session} from {refused.replica}")
         session = next((one for one in self.sessions if one.name == refused.session), None)
-        replica = next(one for one in self.replicas if one.name == refused.replica)
+        replica = self._replica(refused.replica)
         if session is None or session.ended:
             return
         if session.user in self.peer.revoked:
-            if sum(one.user == session.user for one in self.sessions) == 1 or not self.peer.per_user:
+            alone = sum(one.user == session.user for one in self.sessions) == 1 or not self.peer.per_user
+            if alone and self._is_certain(replica):
                 self._end(session, "the provider's word", replica.name, at=self.clock() + 1.0)
             return
         path = self._path(session, replica, fenced=True)
@@ -495,7 +516,7 @@ class World:
     def _mixed_up(self, name: str, replica: str) -> None:
         """A refreshed ID token of another user ends the session (OpenID Connect Core section 12.2)."""
         for session in self.sessions:
-            if session.name == name:
+            if session.name == name and self._is_clean(self._replica(replica)):
                 self._end(session, "an unacceptable ID token", replica, at=self.clock() + 1.0)
 
     def _path(self, session: Session, replica: Replica, *, fenced: bool = False) -> str:
@@ -507,7 +528,7 @@ class World:
         ticket = replica.ticket(origin.get().cookies)
         if ticket is not None and ticket.token.value == newest.text:
             return "cookie"
-        if newest.text in replica.wire.received and not replica.wire.gone:
+        if self._is_in_memory(newest, replica):
             return "memory"
         if not self._answers(replica):
             return ""
@@ -518,12 +539,24 @@ class World:
         for other in self.replicas:
             if other is replica or not self._answers(other):
                 continue
-            if newest.text in other.wire.received and now - (newest.delivered_at or now) >= 1.0:
+            if self._is_in_memory(newest, other) and now - (newest.delivered_at or now) >= 1.0:
                 return f"memory of {other.name}"
             under_way = not newest.by_sign_in and newest.receiver == other.name and not newest.lost
             if fenced and under_way and newest.issued_at > self._answering_since[other.name] + SETTLED:
                 return f"answer under way to {other.name}"
         return ""
+
+    @staticmethod
+    def _is_in_memory(token: Token, replica: Replica) -> bool:
+        return token.text in replica.wire.received and not replica.wire.gone
+
+    def _forget_tokens(self, user: str) -> None:
+        """A process that has no session of a user left in memory has no token of the user either."""
+        living = [one for one in self.sessions if one.user == user and not one.ended]
+        for replica in self.replicas:
+            if not any(replica.name in session.known_to for session in living):
+                texts = {text for text in replica.wire.received if self.peer.tokens[text].user == user}
+                replica.wire.received.difference_update(texts)
 
     def _answers(self, replica: Replica) -> bool:
         since = max(self._answering_since[replica.name], replica.started_at)
@@ -533,7 +566,7 @@ class World:
         """Whether the store must have a token: its receiver had time to write it, and nothing was lost since."""
         if token.delivered_at is None:
             return False
-        receiver = next(one for one in self.replicas if one.name == token.receiver)
+        receiver = self._replica(token.receiver)
         if receiver.started_at > token.delivered_at - SETTLED or not receiver.link.answers:
             return False
         written_at = max(token.delivered_at, self._answering_since[token.receiver]) + SETTLED
@@ -553,13 +586,17 @@ class World:
         if session is None:
             return
         good = [call for call in recent if call.status == 200 and at - call.at < LIFETIME / 2]
-        if len(good) > 1 and self._disturbed_at < good[0].at - SETTLED and not session.ended:
+        if len(good) > 1 and not session.ended and self._was_undisturbed(good[0].at):
             self._fail(f"{name} was renewed twice within {at - good[0].at:.1f} s by {[c.replica for c in good]}")
         if not self.peer.per_user:
             call = recent[-1]
             grant = self.peer.grant_of_token(call.token)
             if grant is not None and grant.session != name:
                 self._fail(f"{replica} presents a token of {grant.session} for {name}")
+
+    def _was_undisturbed(self, since: float) -> bool:
+        works = all(self._is_clean(replica) for replica in self.replicas) and self.peer.trouble == "none"
+        return works and self._disturbed_at < since - SETTLED
 
     def check(self) -> None:
         """Raise AssertionError with the story when anything must not have happened."""

@@ -19,6 +19,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from tests.peers.program import PATIENCE
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -141,7 +143,7 @@ class Browser:
             connector=self._connector(),
             cookie_jar=self.jar,
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=30),
+            timeout=aiohttp.ClientTimeout(total=PATIENCE),
             auto_decompress=True,
         )
         return self

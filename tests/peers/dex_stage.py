@@ -85,8 +85,8 @@ class DexStage:
     def transcript(self) -> str:
         """What the replicas wrote, for the message of a failed assertion: events and errors, without requests."""
         events = [str(record) for one in self.replicas for record in one.audit() if record["event"] != "exchange"]
-        lines = [line for one in self.replicas for line in one.program.stderr.all()[-60:]]
-        return "\n".join([*events[-30:], *lines])
+        lines = [line for one in self.replicas for line in one.program.stderr.all()[-12:]]
+        return "\n".join([*events[-12:], *lines])
 
     async def __aenter__(self) -> Self:
         return self

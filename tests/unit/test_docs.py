@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,8 +17,10 @@ from authproxy.cli import main
 from authproxy.observe.metrics import Metrics
 from authproxy.settings.load import inspect
 from authproxy.settings.unserved import UNSERVED
+from tests.hostile.conftest import cast as cast
+from tests.hostile.conftest import stages as stages
 from tests.hostile.ingress_pages import PAGES, IngressPage
-from tests.unit.settings.standins import ENVIRON, furnish
+from tests.unit.settings.standins import ENVIRON, furnish, settled
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -65,7 +68,7 @@ FRAGMENTS: Final = [block for block in blocks("yaml") if block.kind == "fragment
 def complaints(text: str, folder: Path) -> list[str]:
     """What ``check`` says about ``text`` when all files and variables are there."""
     file = furnish(folder) / "authproxy.yaml"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(settled(text), encoding="utf-8")
     return [f"{problem.path}: {problem.message}" for problem in inspect(file, ENVIRON)]
 
 
@@ -98,7 +101,7 @@ def test_the_readme_needs_ten_lines() -> None:
 
 def test_every_block_says_what_it_is() -> None:
     """A YAML block is a settings file, a fragment of one, or marked as something else that we know."""
-    assert {block.kind for block in blocks("yaml")} <= {"", "fragment", "kubernetes", "dex"}
+    assert {block.kind for block in blocks("yaml")} <= {"", "fragment", "kubernetes", "dex", "prometheus"}
 
 
 # --- links ---
@@ -291,6 +294,18 @@ def recorded() -> tuple[set[str], set[str]]:
             if name in ("_note", "_attempt"):
                 events |= {str(arg.value) for arg in call.args[1:2] if isinstance(arg, ast.Constant)}
     return events, fields
+
+
+def test_the_alerts_are_rules_of_prometheus(tmp_path: Path) -> None:
+    """Prometheus reads the rules as the page prints them, and they name metrics that are exposed."""
+    (block,) = [block for block in blocks("yaml") if block.kind == "prometheus"]
+    file = tmp_path / "rules.yaml"
+    file.write_text(block.text, encoding="utf-8")
+    checked = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    exposed = Metrics().text().decode()
+    for metric in re.findall(r"authproxy_\w+", block.text):
+        assert f"# TYPE {metric} " in exposed, metric
 
 
 def test_every_audit_record_is_explained() -> None:
