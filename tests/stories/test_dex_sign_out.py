@@ -114,6 +114,21 @@ async def test_each_of_two_devices_signs_out_by_its_own_sid(build: Building) -> 
 
 
 @pytest.mark.parametrize("build", ["peer"], indirect=True)
+async def test_a_session_that_is_older_than_the_keys_of_dex(build: Building) -> None:
+    """Dex keeps a key for hours, a session lasts for days: the hint is a token that Dex can still verify."""
+    stage = await build()
+    peer = stage.provider
+    assert isinstance(peer, DexPeer)
+    device = await stage.device("alice")
+    await device.sign_in()
+    await stage.expired()
+    peer.rotate_keys(keep_old=False)
+    await stage.renewed()
+    page = await device.sign_out()
+    assert is_ours(device, page), (page.url, page.status, page.body[:500])
+
+
+@pytest.mark.parametrize("build", ["peer"], indirect=True)
 async def test_sign_out_after_dex_has_changed_its_keys(build: Building) -> None:
     """A hint that Dex cannot verify any more is not sent: it would end on a 400 page.  Dex may ask instead."""
     stage = await build()
