@@ -9,12 +9,22 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from authproxy.settings import crosscheck_apps, crosscheck_machines, crosscheck_providers, grammar
+from authproxy.model import Network
+from authproxy.settings import (
+    crosscheck_apps,
+    crosscheck_fallthrough,
+    crosscheck_literals,
+    crosscheck_machines,
+    crosscheck_providers,
+    crosscheck_store,
+    grammar,
+)
 from authproxy.settings.lines import KeyPath
 from authproxy.settings.schema import AppShape, ListenConnections, Redis, RuleShape
 from authproxy.settings.scope import Scope
 
 _EVERYBODY: Final = 0  # prefix length of a network that holds every address
+_PROXY_PREFIXES: Final[Mapping[int, int]] = {4: 24, 6: 64}  # by IP version: wider networks hold clients
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _NAMED: Final = ("issuers", "tokens", "policies", "apps", "workspaces")
 
@@ -25,6 +35,8 @@ def check(scope: Scope) -> None:
         part(scope)
     crosscheck_providers.check(scope)
     crosscheck_apps.check(scope)
+    crosscheck_fallthrough.check(scope)
+    crosscheck_literals.check(scope)
     crosscheck_machines.check(scope)
     if scope.whole and not scope.dangling:
         _unused(scope)
@@ -66,13 +78,35 @@ def _one_each(scope: Scope, places: Mapping[str, str]) -> None:
 
 def _trust(scope: Scope) -> None:
     listen = scope.settings.listen
-    for index, network in enumerate(listen.trusted_proxies):
+    path: KeyPath = ("listen", "trusted_proxies")
+    if not isinstance(listen.trusted_proxies, list):
+        path = (*path, "networks")
+    for index, network in enumerate(listen.trusted_networks):
         if network.prefixlen == _EVERYBODY:
-            scope.warn(
-                ("listen", "trusted_proxies", index), "lets everybody speak for any client; name your proxies only"
-            )
-    if listen.decisions and not listen.trusted_proxies and not scope.broken("listen", "trusted_proxies"):
+            scope.warn((*path, index), "lets everybody speak for any client; name your proxies only")
+        else:
+            _wide_trust(scope, (*path, index), network)
+    if listen.decisions and not listen.trusted_networks and not scope.broken("listen", "trusted_proxies"):
         scope.warn(("listen", "decisions"), "nobody will be believed; name the ingress in listen.trusted_proxies")
+
+
+def _wide_trust(scope: Scope, path: KeyPath, network: Network) -> None:
+    """Warn about a network that holds more than proxies where a rule goes by the client's address."""
+    narrowest = _PROXY_PREFIXES[network.version]
+    if network.prefixlen >= narrowest:
+        return
+    rules = [
+        f"policies.{name}.any[{index}]"
+        for name, policy in scope.settings.policies.items()
+        for index, rule in enumerate(policy.any or [])
+        if rule.networks
+    ]
+    if rules:
+        scope.warn(
+            path,
+            f"is wider than /{narrowest}: a client in it chooses its own address and passes {rules[0]}.networks;"
+            " name the addresses of your proxies only",
+        )
 
 
 def _public_url(scope: Scope) -> None:
@@ -88,11 +122,7 @@ def _redis(scope: Scope) -> None:
     if redis is None:
         return
     if isinstance(redis.url, str):
-        _redis_url(scope, redis.url)
-        if redis.tls and not redis.url.startswith("rediss://"):
-            scope.error(("store", "redis", "tls"), "is for sentinel and cluster; write rediss:// in the url instead")
-        if redis.ca is not None and not redis.url.startswith("rediss://"):
-            scope.warn(("store", "redis", "ca"), "is not used: only rediss:// speaks TLS; change the url, or remove it")
+        crosscheck_store.check_url(scope, redis, redis.url)
     for kind, nodes in _nodes(redis).items():
         for index, node in enumerate(nodes):
             scope.error(("store", "redis", kind, "nodes", index), grammar.node(node))
@@ -101,14 +131,6 @@ def _redis(scope: Scope) -> None:
 def _nodes(redis: Redis) -> dict[str, list[str]]:
     kinds = {"sentinel": redis.sentinel, "cluster": redis.cluster}
     return {kind: shape.nodes for kind, shape in kinds.items() if shape is not None}
-
-
-def _redis_url(scope: Scope, text: str) -> None:
-    path: KeyPath = ("store", "redis", "url")
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        scope.error(path, "must be a URL such as redis://redis:6379, rediss://… or unix:///run/redis.sock")
-    elif ":" in text.split("://", 1)[1].rpartition("@")[0]:
-        scope.warn(path, "holds a password; move it to store.redis.password, or the whole URL to {env: …}")
 
 
 def _session(scope: Scope) -> None:

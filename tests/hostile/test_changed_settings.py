@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from authproxy.app import Authproxy
+from authproxy.errors import SettingsError
 from authproxy.settings.load import from_mapping
 from tests.hostile.harness import Set, Stage, settings_for
 from tests.peers.openid_provider import OpenIDPeer
@@ -163,6 +164,12 @@ async def test_the_audit_file_may_be_rotated(stage: Stage) -> None:
     await changed(stage)
     assert await stage.is_in()
     assert "exchange" in audit.read_text()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(SettingsError, match="directory"):
         await changed(stage, audit=stage.folder, policies={"people": CLOSED})
+    proxy, other = stage.proxies[0], stage.folder / "other"
+    data = settings_for(stage.peer, stage.app, other, public_url=proxy.settings.public_url, policies={"people": CLOSED})
+    settings = from_mapping(data, stage.folder, {})
+    other.mkdir()  # between the check of the settings and their use
+    with pytest.raises(OSError, match="directory"):
+        await proxy.take(settings)
     assert await stage.is_in()

@@ -162,6 +162,40 @@ def test_wrong_settings(tmp_path: Path) -> None:
     assert "apps.web" in done.stderr
 
 
+def test_files_and_secrets_that_cannot_be_used(tmp_path: Path) -> None:
+    """``check`` and ``serve`` refuse the same file in the same words: nothing is served that fails at a request.
+
+    A Redis URL that cannot be parsed, an authority that is no certificate, a path that is a pattern, no folder for the
+    audit file.
+    """
+    (tmp_path / "no-pem.crt").write_text("not a certificate", encoding="ascii")
+    file = tmp_path / "authproxy.yaml"
+    file.write_text(
+        "public_url: https://auth.example.com\n"
+        "store: {redis: {url: {env: REDIS_URL_OF_THE_TEST}}}\n"
+        "audit: {file: nowhere/audit.jsonl}\n"
+        "policies: {public: {anonymous: true}}\n"
+        "apps:\n"
+        "  web:\n"
+        "    host: web.example.com\n"
+        "    upstream: {url: https://web:8443, ca: no-pem.crt}\n"
+        "    routes:\n"
+        "      - {path: /admin/*, policy: public}\n"
+        "      - {path: /, policy: public}\n",
+        encoding="utf-8",
+    )
+    env = {"REDIS_URL_OF_THE_TEST": "redis://:hunter/2@redis:6379\n"}
+    checked, served = run("check", "-c", file, env=env), run("serve", "-c", file, env=env)
+    assert (checked.exit_code, served.exit_code) == (2, 2)
+    assert checked.stderr == served.stderr
+    for line, key in (
+        (2, "store.redis.url"), (3, "audit.file"), (8, "apps.web.upstream.ca"), (10, "apps.web.routes[0].path"),
+    ):  # fmt: skip
+        assert f"yaml:{line}: {key}: " in served.stderr, served.stderr
+    assert "Traceback" not in served.stderr
+    assert "hunter" not in served.stderr
+
+
 def enrolling(folder: Path, app: UpstreamApp) -> dict[str, Any]:
     """An API whose clusters enroll; its secret and its key are files that are not there yet."""
     return {
