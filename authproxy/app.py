@@ -31,6 +31,7 @@ from authproxy.startup import Startup
 
 log = logging.getLogger("authproxy")
 _RETIRING: Final = 8
+_MERGE_SECONDS: Final = 1.0
 """Graphs of earlier settings that may still have exchanges inside; the oldest is then closed upon them."""
 
 
@@ -125,7 +126,7 @@ class Authproxy:
         self._stack.callback(self.lasting.audit.close)
         self._stack.push_async_callback(self._leave_graphs)
         self.graph = await Graph(self._settings, self.lasting, clock=self._clock).__aenter__()
-        self.lasting.on_asked = lambda user: self.graph.recall.answer(user)
+        self.lasting.on_asked = lambda user, asking: self.graph.recall.answer(user, asking)
         self.ongoing = await self._stack.enter_async_context(Ongoing())
         self.startup = Startup(lambda: self.graph.degraded())
         self.startup.expect([*self.graph.needed(), *self.graph.wanted()])
@@ -236,9 +237,16 @@ class Authproxy:
         self._starting = self.ongoing.begin(self._start)
 
     async def _write_back(self) -> None:
+        """Write tokens that the store missed every second, and last uses more seldom."""
+        now = asyncio.get_running_loop().time
+        written_at = now()
         while True:
-            await asyncio.sleep(min(60.0, max(self._settings.session.idle / 20, 1.0)))
-            await self._write_down(self.graph)
+            await asyncio.sleep(_MERGE_SECONDS)
+            with suppress(StoreUnavailable):
+                await self.graph.refresher.write_back()
+            if now() - written_at >= min(60.0, max(self._settings.session.idle / 20, 1.0)):
+                written_at = now()
+                await self._write_down(self.graph)
 
     @staticmethod
     async def _write_down(graph: Graph) -> None:

@@ -7,6 +7,7 @@ stable code and a sentence that is safe to show) and the failures of other parti
 
 from __future__ import annotations
 
+from math import ceil
 from typing import ClassVar, NamedTuple
 
 
@@ -50,6 +51,10 @@ class StoreUnavailable(AuthproxyError):
     """The shared store did not answer within its budget; nothing is known about the operation's effect."""
 
 
+class StoreSlow(StoreUnavailable):
+    """The shared store is connected and has not answered in time: it may be busy, and may have done what was asked."""
+
+
 class ClientGone(AuthproxyError):
     """The client broke the connection off; there is nobody left to answer."""
 
@@ -57,9 +62,10 @@ class ClientGone(AuthproxyError):
 class ProviderError(AuthproxyError):
     """An identity provider could not be asked, or answered nonsense.  Transient: says nothing about the user."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, status: int = 0) -> None:
         super().__init__(message)
         self.retry_after = retry_after  # seconds, when the provider said so
+        self.status = status  # of the provider's HTTP answer; 0 when there was none, or it was no failure by itself
 
 
 class GrantRefused(AuthproxyError):
@@ -107,9 +113,12 @@ class NotAuthenticated(Refusal):
 
     status = 401
 
-    def __init__(self, code: str, message: str, *, reason: str = "", token_error: str = "") -> None:
+    def __init__(
+        self, code: str, message: str, *, reason: str = "", token_error: str = "", set_cookies: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(code, message, reason=reason)
         self.token_error = token_error
+        self.set_cookies = set_cookies  # Set-Cookie values that delete the cookie of a session that has ended
 
 
 class Forbidden(Refusal):
@@ -175,9 +184,13 @@ class UpstreamFailed(Refusal):
 
 
 class Unavailable(Refusal):
-    """503: not ready, or shutting down."""
+    """503: not ready, shutting down, or not to be decided now.  ``retry_after`` is in seconds, rounded up."""
 
     status = 503
+
+    def __init__(self, code: str, message: str, *, reason: str = "", retry_after: float | None = None) -> None:
+        super().__init__(code, message, reason=reason)
+        self.retry_after = 5 if retry_after is None else max(ceil(retry_after), 1)
 
 
 class UpstreamTimeout(Refusal):
@@ -193,4 +206,13 @@ class VersionNotSupported(Refusal):
 
 
 class SessionEnded(AuthproxyError):
-    """A browser session is definitely over: expired, signed out, or its refresh token is dead."""
+    """A browser session is over: expired, signed out, or its refresh token is dead.
+
+    ``final`` is False when this process cannot open the session and another one may: a key or a provider that is not
+    configured here, a cookie of another host, a newer token that only another replica has.  Then nothing is revoked and
+    the browser keeps its cookie.
+    """
+
+    def __init__(self, reason: str, *, final: bool = True) -> None:
+        super().__init__(reason)
+        self.final = final

@@ -128,7 +128,8 @@ class _Telling:
     # What is judged
 
     def _request(self, raw: Raw, url: str) -> RequestInfo:
-        trusted = TrustedProxies(self._settings.listen.trusted_proxies)
+        listen = self._settings.listen
+        trusted = TrustedProxies(listen.trusted_networks, hops=listen.trusted_hops)
         scheme = url.partition(":")[0].lower()
         try:
             info = describe(raw, trusted=trusted, request_id="explain", public_scheme=scheme)

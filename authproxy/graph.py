@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -40,7 +41,7 @@ from authproxy.portal.pages import CSP, Pages
 from authproxy.portal.record import recording
 from authproxy.portal.routes import Parts, Portal
 from authproxy.portal.smallstate import SealedStorage
-from authproxy.sessions.cookie import Cookies, SessionCookie
+from authproxy.sessions.cookie import Cookies, SessionCookie, Ticket
 from authproxy.sessions.live import LiveSession
 from authproxy.sessions.sealing import KeyRing, Tokens, decode, token
 from authproxy.sessions.vault import Vault
@@ -48,6 +49,7 @@ from authproxy.settings.fresh import FreshSecret
 from authproxy.settings.schema import Settings
 from authproxy.settings.scope import is_accepted
 from authproxy.signin.browser import BrowserCookie
+from authproxy.signin.grace import RefreshGrace
 from authproxy.signin.identity import identity_by
 from authproxy.signin.login import Login
 from authproxy.signin.logout import Logout
@@ -56,6 +58,7 @@ from authproxy.signin.refresh import Refresher, shared_by
 from authproxy.signin.resume import Resumption
 from authproxy.signin.state import StateCookies
 from authproxy.signin.target import AllowedTargets
+from authproxy.signin.termination import Cause, Termination
 from authproxy.throttle import Throttle
 from authproxy.upstream.pool import Pools
 
@@ -96,7 +99,8 @@ class Graph:
 
     async def _build(self) -> None:
         settings = self.settings
-        self.store, self.marks, self.replicas = await self._lasting.store(self._stack, settings.store)
+        shared = await self._lasting.store(self._stack, settings.store)
+        self.store, self.patient, self.marks, self.replicas = shared
         self.ring = KeyRing(_session_keys(settings) or [self._lasting.own_key])
         self.providers = {name: await self._provider(name) for name in settings.providers}
         self.issuers = {name: await self._issuer(name) for name in settings.issuers}
@@ -106,6 +110,8 @@ class Graph:
         self.enrolling = self._build_enrollment()
         await self._build_pipeline()
         self._build_portal()
+        skews = {name: partial(getattr, provider, "skew") for name, provider in self.providers.items()}
+        self.metrics.watch_clock_skews(skews)
 
     async def _provider(self, name: str) -> Provider:
         """What is known of a provider, its keys among it, outlives a change of settings that is not about it."""
@@ -124,17 +130,21 @@ class Graph:
         self.cookies = Cookies(session.cookie, secure=secure)
         self.cookie = SessionCookie(self.cookies, self.ring, session.cookie)
         self.vault = Vault(self.store, self.ring)
+        patient = Vault(self.patient, self.ring)
         self.recall = Recall(
-            live=self.live, vault=self.vault, replicas=self.replicas, clock=clock,
+            live=self.live, vault=patient, replicas=self.replicas, clock=clock,
             scope=lambda session: shared_by(self.providers, session.ticket),
         )  # fmt: skip
         self.refresher = Refresher(
-            providers=self.providers, vault=self.vault, store=self.store, live=self.live, marks=self.marks,
-            replicas=self.replicas, recall=self.recall, clock=clock,
+            providers=self.providers, vault=patient, store=self.patient, live=self.live, marks=self.marks,
+            replicas=self.replicas, recall=self.recall, on_failure=self.metrics.refresh_failed, clock=clock,
+            grace=RefreshGrace(self.store, seconds=session.refresh_grace, clock=clock),
         )  # fmt: skip
+        self.termination = Termination(marks=self.marks, vault=patient, on_end=self._note_end)
         self.resumption = Resumption(
             cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, recall=self.recall,
-            refresher=self.refresher, providers=self.providers, idle=session.idle, clock=clock,
+            refresher=self.refresher, termination=self.termination, providers=self.providers, idle=session.idle,
+            clock=clock,
         )  # fmt: skip
         self._stack.push_async_callback(self.resumption.close)
         self.session = SessionAuthenticator(cookie=self.cookie, resumption=self.resumption, live=self.live)
@@ -149,14 +159,22 @@ class Graph:
         self.login = Login(
             providers=self.providers, states=StateCookies(self.cookies, self.ring, cross_site=form_post and secure),
             browsers=BrowserCookie(self.cookies, self.ring), cookie=self.cookie, vault=self.vault, live=self.live,
-            marks=self.marks, refresher=self.refresher, store=self.store, throttle=self.throttle,
-            absolute=absolute, clock=self._clock,
+            marks=self.marks, refresher=self.refresher, termination=self.termination, store=self.store,
+            throttle=self.throttle, absolute=absolute, clock=self._clock,
         )  # fmt: skip
         self.logout = Logout(
             providers=self.providers, cookie=self.cookie, vault=self.vault, live=self.live, marks=self.marks,
-            refresher=self.refresher, store=self.store, absolute=absolute, clock=self._clock,
+            refresher=self.refresher, recall=self.recall, termination=self.termination, store=self.store,
+            absolute=absolute, clock=self._clock,
         )  # fmt: skip
         self._stack.push_async_callback(self.logout.close)
+
+    def _note_end(self, ticket: Ticket, cause: Cause, reason: str) -> None:
+        self.metrics.event("session_ended", cause)
+        self.audit.record(
+            "session_ended", outcome=cause, provider=ticket.provider, subject=ticket.subject, session=ticket.id[:8],
+            reason=reason,
+        )  # fmt: skip
 
     def _build_answers(self) -> None:
         settings = self.settings
@@ -165,7 +183,7 @@ class Graph:
         )
         self.pages = Pages(prefix=settings.prefix)
         self.answers = Answers(pages=self.pages, origins=self.origins, csp=CSP)
-        self.trusted = TrustedProxies(settings.listen.trusted_proxies)
+        self.trusted = TrustedProxies(settings.listen.trusted_networks, hops=settings.listen.trusted_hops)
 
     def _build_enrollment(self) -> Enrolling | None:
         if self.settings.enrollment is None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from authproxy.changes import stamp
 from authproxy.observe.audit import Audit
@@ -23,7 +23,7 @@ from authproxy.settings import schema
 from authproxy.settings.files import named
 from authproxy.store.base import Store
 from authproxy.store.memory import MemoryStore
-from authproxy.store.opened import address_of, open_store
+from authproxy.store.opened import address_of, open_patient_store, open_store
 
 _T = TypeVar("_T")
 
@@ -38,6 +38,15 @@ class _Shared:
         self.users = 0
 
 
+class SharedState(NamedTuple):
+    """What all replicas share: ``store``, and ``patient`` for calls that must not be given up early."""
+
+    store: Store
+    patient: Store
+    marks: Marks
+    replicas: Replicas
+
+
 class Lasting:
     """``clock`` gives seconds since the epoch."""
 
@@ -45,11 +54,12 @@ class Lasting:
         self._clock: Final = clock
         self._shared: Final[list[_Shared]] = []
         self._marks: Marks | None = None
-        self.on_asked: Callable[[str], None] = _nobody  # told which user another replica asks for
+        self.on_asked: Callable[[str, str], None] = _nobody  # gets the user, and the replica that asks
         self.audit: Final = Audit.open(_audit_file(settings), clock=clock)
         self.metrics: Final = Metrics()
         self.live: Final = LiveView(clock=clock, idle=settings.session.idle)
         self.metrics.watch_sessions(lambda: len(self.live))
+        self.metrics.watch_unproved(self.live.count_unproved)
         self.own_key: Final = os.urandom(32)  # seals sessions where the settings name no key
         self.alone: Final = MemoryStore(limit=100_000)  # what the throttle counts while the store is away
 
@@ -77,8 +87,8 @@ class Lasting:
             self._shared.remove(shared)
             await shared.stack.aclose()
 
-    async def store(self, user: AsyncExitStack, shape: schema.Store) -> tuple[Store, Marks, Replicas]:
-        """The store, the revocations that travel through it, and who else uses it.
+    async def store(self, user: AsyncExitStack, shape: schema.Store) -> SharedState:
+        """The store, the revocations that travel through it, and the other replicas.
 
         Raises LookupError when a secret cannot be read, ValueError when the address cannot.
         """
@@ -86,26 +96,28 @@ class Lasting:
         return await self.take(user, key, lambda: self._opened(shape))
 
     @asynccontextmanager
-    async def _opened(self, shape: schema.Store) -> AsyncIterator[tuple[Store, Marks, Replicas]]:
+    async def _opened(self, shape: schema.Store) -> AsyncIterator[SharedState]:
         store = open_store(shape, clock=self._clock, told=self.metrics.store)
+        patient = open_patient_store(shape, store, told=self.metrics.store)
         # A revocation must not be lost because the store is another one now.
         known = self._marks.held() if self._marks else ()
         marks = self._marks = Marks(store, clock=self._clock, on_mark=self.live.apply, known=known)
-        replicas = Replicas(store, on_asked=lambda user: self.on_asked(user))
+        replicas = Replicas(store, on_asked=lambda user, asking: self.on_asked(user, asking))
         try:
             async with Ongoing() as ongoing:
                 ongoing.begin(marks.run)
                 ongoing.begin(replicas.run)
-                yield store, marks, replicas
+                yield SharedState(store, patient, marks, replicas)
             await replicas.leave()
         finally:
+            await patient.close()
             await store.close()
 
     def __repr__(self) -> str:
         return f"<Lasting: {len(self._shared)} shared, {self.live!r}>"
 
 
-def _nobody(_user: str) -> None:
+def _nobody(_user: str, _asking: str) -> None:
     """No session is open yet."""
 
 

@@ -304,7 +304,7 @@ def _kept(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> Heade
         if fate is _DROP or (nominated and _fold(line[0]) in nominated):
             continue
         if fate is _COOKIE:
-            if not joined and (cookies := _cookies(headers, own)):
+            if not joined and (cookies := client_cookies(headers, own)):
                 kept.append((line[0], cookies))
             joined = True  # further lines are joined into the first (RFC 9113 section 8.2.3)
         elif fate is _KEEP or fate in keeping:
@@ -312,7 +312,8 @@ def _kept(headers: Headers, own: OwnCookies, keeping: frozenset[_Fate]) -> Heade
     return tuple(kept)
 
 
-def _cookies(headers: Headers, own: OwnCookies) -> bytes:
+def client_cookies(headers: Headers, own: OwnCookies) -> bytes:
+    """The client's cookies without ours, as one Cookie value; empty when none are left."""
     known: bytes | None = headers.cookie_facts.get(own)
     if known is None:
         values = (_without_ours(value, own) for value in headers.all(b"cookie"))

@@ -160,7 +160,8 @@ class Pipeline:
     def forward_auth(self, info: RequestInfo, *, success: int, release_tokens: bool) -> Verdict | Awaitable[Verdict]:
         """The second door: say what would be decided for the request that an ingress describes.
 
-        ``release_tokens``: the caller has shown that it is an ingress, and may be given the ID token for the app.
+        ``release_tokens``: the caller has shown that it is an ingress, and may be given the ID token and the client's
+        cookies for the app.
         What still has to be awaited, where memory alone cannot tell.  One audit record, when it is said.
         """
         began, match = self.clock(), None
@@ -188,7 +189,8 @@ class Pipeline:
         match, proved = permit.match, permit.proved
         upstream = match.app.upstream if release_tokens else None
         try:
-            told = ingress_fields(proved.identity, upstream, info.request_id, proved.set_cookies)
+            cookies = mutate.client_cookies(info.headers, self.own_cookies) if release_tokens else None
+            told = ingress_fields(proved.identity, upstream, info.request_id, proved.set_cookies, cookies)
         except Refusal as no:
             return self._denied(info, match, permit, no, began)
         self.observe(info, match, permit, success, None, began)

@@ -24,8 +24,9 @@ from typing import Any, Final
 from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import Cookies, SessionCookie, new_ticket
 from authproxy.sessions.live import LiveView
+from authproxy.sessions.records import Record
 from authproxy.sessions.sealing import KeyRing, token
-from authproxy.sessions.vault import Record, Vault
+from authproxy.sessions.vault import Vault
 from authproxy.settings import schema
 from authproxy.signin.identity import identity_by, live_session
 from authproxy.store.memory import MemoryStore
@@ -38,6 +39,7 @@ SLACK: Final = 0.1
 """Share by which as many sessions again may grow the process: the allocator's gaps, not sessions."""
 
 ISSUER: Final = "https://dex.example.com"
+HOST: Final = "app.example.com"
 TEAMS: Final = [f"oidc:platform-team-{number:03}" for number in range(200)]
 
 
@@ -78,12 +80,10 @@ class Filling:
         """Sign one person in elsewhere, and open the cookie here; the length of the ID token."""
         claims = claims_of(number, int(self._now))
         made = new_ticket(
-            provider="dex", issuer=ISSUER, subject=claims["sub"], now=self._now, absolute=604_800.0,
-            refresh_token=token(66), provider_sid="",
+            provider="dex", issuer=ISSUER, subject=claims["sub"], host=HOST, now=self._now,
+            absolute=604_800.0, refresh_token=token(66), issued_at=self._now, provider_sid="",
         )  # fmt: skip
-        record = Record(
-            1, made.refresh_token, id_token_of(claims), token(24), claims, self._now + 3600, self._now, self._now
-        )
+        record = Record(1, made.token, id_token_of(claims), token(24), claims, self._now + 3600, self._now, self._now)
         await self._vault.save(made, record, expected=None, now=self._now)
         (line,) = self._cookie.write(made, now=self._now)
         await self._open(line.partition(";")[0].partition("=")[2])
@@ -91,10 +91,10 @@ class Filling:
         return len(record.id_token)
 
     async def _open(self, sealed: str) -> None:
-        ticket = self._cookie.open(sealed)
+        ticket = self._cookie.open(sealed, HOST)
         stored = await self._vault.load(ticket) if ticket else None
         assert ticket is not None and stored is not None, "a session that was written can be read"  # noqa: PT018
-        newest = ticket._replace(refresh_token=stored.record.refresh_token)
+        newest = ticket._replace(token=stored.record.token)
         session = live_session(newest, stored.record, self._provider, last_used=self._now)
         self.live.enter(session)
         self.live.remember(sealed, ticket, session)

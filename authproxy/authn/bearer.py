@@ -103,7 +103,7 @@ class BearerAuthenticator(Judging):
         except ProviderError as error:
             raise Unavailable(
                 "issuer_unreachable", "The issuer of this token cannot be asked for its keys right now.",
-                reason=str(error),
+                reason=str(error), retry_after=error.retry_after,
             ) from None  # fmt: skip
         ended_by = of_bearer(proved.identity.issuer, proved.identity.subject, proved.identity.claims.get("sid"))
         self._remember(key, issuer, proved, ended_by)

@@ -32,10 +32,10 @@ class SessionAuthenticator(Judging):
         """The session's identity.  ``match`` None: for our own pages, which every provider's session opens."""
         found = self._cookie.find(info.headers)
         if len(found) == 1:
-            carried = self._resumption.at_once(found[0], info.headers.cookie_facts)
+            carried = self._resumption.at_once(found[0], info.host, info.headers.cookie_facts)
             if carried is not None:
                 return self._proved(carried, match)
-        return self._resumed(found, match)
+        return self._resumed(info, found, match)
 
     async def authenticate(self, info: RequestInfo, match: Match | None) -> Proved:
         """``judge``, awaited where that is needed."""
@@ -51,18 +51,21 @@ class SessionAuthenticator(Judging):
             )  # fmt: skip
         return Proved(session.identity, self._resumption.cookies(carried))
 
-    async def _resumed(self, found: Sequence[str], match: Match | None) -> Proved:
+    async def _resumed(self, info: RequestInfo, found: Sequence[str], match: Match | None) -> Proved:
         """The one session that the cookies open; two that open two sessions mean that one was tossed in."""
         opened: list[Carried] = []
         why = "no cookie"
+        clear: tuple[str, ...] = ()
         for sealed in found:
             try:
-                opened.append(await self._resumption.resume(sealed))
+                opened.append(await self._resumption.resume(sealed, info.host))
             except SessionEnded as ended:
                 why = str(ended)
+                if ended.final and len(found) == 1:
+                    clear = self._resumption.clear(sealed, info.host, info.headers)
         if len({carried.session.id for carried in opened}) != 1:
             reason = "several session cookies" if opened else why
-            raise NotAuthenticated("not_signed_in", "You are not signed in.", reason=reason)
+            raise NotAuthenticated("not_signed_in", "You are not signed in.", reason=reason, set_cookies=clear)
         return self._proved(opened[0], match)
 
     def lifetime(self, session_id: str) -> Lifetime | None:

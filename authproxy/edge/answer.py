@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from authproxy.edge.origin import Origins
-from authproxy.errors import MethodNotAllowed, NotAuthenticated, Refusal, TooManyAttempts
+from authproxy.errors import MethodNotAllowed, NotAuthenticated, Refusal, TooManyAttempts, Unavailable
 from authproxy.model import Answer, HeaderList, Match, RequestInfo
 
 _TITLES: Final = {
@@ -112,23 +112,23 @@ class Answers:
         return Answer(status, (*self._common(refusal, request_id), *self._specific(refusal, match)))
 
     def _common(self, refusal: Refusal, request_id: str) -> HeaderList:
+        set_cookies = refusal.set_cookies if isinstance(refusal, NotAuthenticated) else ()
         return (
             (b"Authproxy-Refusal", refusal.code.encode()),
             (b"X-Request-Id", request_id.encode()),
             (b"Cache-Control", b"no-store"),
             (b"X-Content-Type-Options", b"nosniff"),
+            *((b"Set-Cookie", cookie.encode()) for cookie in set_cookies),
         )
 
     @staticmethod
     def _specific(refusal: Refusal, match: Match | None) -> HeaderList:
-        if isinstance(refusal, TooManyAttempts):
+        if isinstance(refusal, TooManyAttempts | Unavailable):
             return ((b"Retry-After", str(refusal.retry_after).encode()),)
         if isinstance(refusal, MethodNotAllowed):
             return ((b"Allow", ", ".join(refusal.allow).encode()),)
         if isinstance(refusal, NotAuthenticated):
             return tuple((b"WWW-Authenticate", challenge.encode()) for challenge in _challenges(refusal, match))
-        if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            return ((b"Retry-After", b"5"),)
         return ()
 
     def _to_sign_in(self, refusal: NotAuthenticated, info: RequestInfo) -> Answer:

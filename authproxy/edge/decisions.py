@@ -1,8 +1,9 @@
 """Forward-auth: an ingress describes a request, and is told what the pipeline decides about it.
 
-The description is believed only from trusted peers.  Tokens are released only on the decisions listener, or to a caller
-that shows the shared secret: through the public port a script in a page could ask as well.  What memory can tell is
-answered in the call that read the asking request.  The room decides nothing: it knows who may ask, not who may pass.
+The description is believed only from trusted peers.  Tokens and the client's cookies are released only on the decisions
+listener, or to a caller that shows the shared secret: through the public port a script in a page could read them.  What
+memory can tell is answered in the call that read the asking request.  The room decides nothing: it knows who may ask,
+not who may pass.
 """
 
 from __future__ import annotations
@@ -38,12 +39,15 @@ _TOLD: Final = {mode: object() for mode in ("none", "id_token", "access_token", 
 
 
 def ingress_fields(
-    identity: Identity, upstream: Upstream | None, request_id: str, set_cookies: tuple[str, ...]
-) -> Fields:
-    """What an ingress is told of ``identity``.  ``upstream`` is given what its mode asks for; None: no token.
+    identity: Identity, upstream: Upstream | None, request_id: str, set_cookies: tuple[str, ...],
+    cookies: bytes | None = None,
+) -> Fields:  # fmt: skip
+    """The headers of a positive answer to an ingress, as bytes.
 
-    Without cookies the most of it is kept with the identity.  Raises Unavailable ``upstream_secret`` when the secret
-    for mode ``bearer`` cannot be read.
+    ``upstream`` is given what its mode asks for; None: no token.  ``cookies`` are the client's without ours, for the
+    application; None: they are not sent.  Without new cookies most of the answer is kept with the identity.
+
+    Raises Unavailable ``upstream_secret`` when the secret for mode ``bearer`` cannot be read.
     """
     mode = "none" if upstream is None else upstream.authorization
     if set_cookies or mode == "bearer":  # its secret may change at any time
@@ -53,7 +57,8 @@ def ingress_fields(
         if facts is None:
             facts = identity.facts = {}
         told = facts.get(_TOLD[mode]) or facts.setdefault(_TOLD[mode], _ingress_octets(identity, upstream, ()))
-    return Fields(b"%b%b\r\nCache-Control: no-store\r\n" % (told, request_id.encode()), False)
+    released = b"" if cookies is None else b"X-Auth-Request-Cookie: %b\r\n" % cookies
+    return Fields(b"%b%b\r\n%bCache-Control: no-store\r\n" % (told, request_id.encode(), released), False)
 
 
 def _ingress_octets(identity: Identity, upstream: Upstream | None, set_cookies: tuple[str, ...]) -> bytes:

@@ -16,7 +16,7 @@ from authproxy.model import Headers, Network
 
 Address = IPv4Address | IPv6Address
 
-_MOST_HOPS: Final = 100
+MOST_HOPS: Final = 100
 _REMEMBERED: Final = 4096
 _HOP: Final = re.compile(
     r"\[([0-9A-Fa-f:.]{2,45})(?:%[\w.-]{1,16})?\](?::\d{1,5})?"  # [2001:db8::1]:443
@@ -51,14 +51,16 @@ def subscriber(text: str) -> str:
 class TrustedProxies:
     """The peers that may say who their client is: ``peer in trusted``.
 
-    A peer on a Unix socket has the address ``""`` and is trusted only with ``unix=True``.
+    A peer on a Unix socket has the address ``""`` and is trusted only with ``unix=True``.  ``hops`` is the number of
+    proxies in front of us, the peer included; 0: each proxy is known by its address.
     """
 
-    __slots__ = ("_known", "_networks", "_unix")
+    __slots__ = ("_known", "_networks", "_unix", "hops")
 
-    def __init__(self, networks: Iterable[Network] = (), *, unix: bool = False) -> None:
+    def __init__(self, networks: Iterable[Network] = (), *, unix: bool = False, hops: int = 0) -> None:
         self._networks: Final = tuple(networks)
         self._unix: Final = unix
+        self.hops: Final = hops
         self._known: Final[dict[str, bool]] = {}  # peers are few; the answer for each never changes
 
     def __contains__(self, peer: str) -> bool:
@@ -78,11 +80,16 @@ class TrustedProxies:
         return found is not None and any(found in network for network in self._networks)
 
     def __repr__(self) -> str:
-        return f"<TrustedProxies {len(self._networks)} networks{', unix' if self._unix else ''}>"
+        hops = f", {self.hops} hops" if self.hops else ""
+        return f"<TrustedProxies {len(self._networks)} networks{', unix' if self._unix else ''}{hops}>"
 
 
 def client_address(peer: str, headers: Headers, trusted: TrustedProxies) -> str:
-    """The right-most address that no trusted proxy vouches for as one of its own.
+    """The address of the client of a trusted peer; an untrusted peer is the client.
+
+    Without ``trusted.hops``: the right-most entry of X-Forwarded-For that is not itself a trusted proxy.  With them:
+    the entry at that position, counted from the right, whatever addresses stand there; the left-most where there are
+    fewer.  Each proxy adds the address of its own peer on the right, so that the client cannot choose that entry.
 
     Every ``X-Forwarded-For`` line counts, as one list.  An entry that is not an address (``unknown``, ``_hidden``,
     garbage) ends the walk, and so do 100 entries: then the last good hop is the client.
@@ -90,12 +97,13 @@ def client_address(peer: str, headers: Headers, trusted: TrustedProxies) -> str:
     client = _canonical(peer)
     if peer not in trusted:
         return client
-    for entry in reversed(b",".join(headers.all(b"x-forwarded-for")).rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:]):
+    most = trusted.hops or MOST_HOPS
+    for entry in reversed(b",".join(headers.all(b"x-forwarded-for")).rsplit(b",", most)[-most:]):
         hop = _hop(entry)
         if hop is None:
             break
         client = hop
-        if hop not in trusted:
+        if not trusted.hops and hop not in trusted:
             break
     return client
 

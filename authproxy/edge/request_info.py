@@ -39,10 +39,16 @@ _DESCRIBING: Final[dict[Source, tuple[bytes, ...]]] = {
     "x-forwarded": (b"x-forwarded-method", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-uri"),
     "x-original": (b"x-original-method", b"x-original-url"),
 }
-_RIVALS: Final[dict[Source, tuple[bytes, ...]]] = {
-    "x-forwarded": (b"x-original-url", b"x-original-uri"),
-    "x-original": (b"x-forwarded-uri", b"x-original-uri"),
+_RIVALS: Final[dict[Source, tuple[bytes, ...]]] = {  # headers of other sets that could name the method or the URI
+    "x-forwarded": (b"x-original-method", b"x-original-uri", b"x-original-url"),
+    "x-original": (b"x-forwarded-method", b"x-forwarded-uri", b"x-original-uri"),
 }
+_END_TO_END: Final = frozenset(
+    {b"authorization", b"cookie", b"x-authproxy-secret", b"x-forwarded-for"}.union(
+        *_DESCRIBING.values(), *_RIVALS.values()
+    )
+)
+_USUAL_OPTIONS: Final = frozenset({b"", b"close", b"keep-alive", b"upgrade"})  # of Connection
 _SEPARATORS: Final = bytes.maketrans(b"_.", b"--")
 
 
@@ -62,6 +68,11 @@ class _Target(NamedTuple):
     path: str
     query: str
     has_query: bool
+
+    @property
+    def text(self) -> str:
+        """Path and query as they came."""
+        return f"{self.path}?{self.query}" if self.has_query else self.path
 
 
 def describe(raw: Raw, *, trusted: TrustedProxies, request_id: str, public_scheme: str) -> RequestInfo:
@@ -142,13 +153,14 @@ def described(
 ) -> RequestInfo:
     """The request that an ingress asks about: the one that its headers describe, not the one that carries them.
 
-    ``source`` is the one configured set of headers, each of which must be there exactly once.  The certificate of the
-    connection is the ingress's own and proves nothing about the client, so that it is left out.  ``public_scheme`` is
-    not used: the description names the scheme.
+    ``source`` is the one configured set of headers, each of which must be there exactly once.  Every fact has a strict
+    grammar of its own; what no honest ingress sends is refused.  The certificate of the connection is the ingress's own
+    and proves nothing about the client, so that it is left out.  ``public_scheme`` is not used: the description names
+    the scheme.
 
     Raises Forbidden ``untrusted_caller`` unless the peer is trusted, before anything of the description is read
-    (GHSA-7x63-xv5r-3p2x); BadRequest ``bad_description`` when a describing header is missing, repeated, malformed or
-    has a look-alike beside it, or when the other set contradicts it; else as ``describe``.
+    (GHSA-7x63-xv5r-3p2x); BadRequest ``bad_description`` when a describing header is missing, repeated, malformed,
+    nominated in Connection or has a look-alike beside it, or when the other set contradicts it; else as ``describe``.
     """
     if asking.peer not in trusted:
         raise Forbidden("untrusted_caller", "This address may not ask for decisions.", reason="not in trusted_proxies")
@@ -176,12 +188,31 @@ class _Description:
         headers = asking.headers
         self.by: Final = asking.peer, asking.http_version, trusted, source
         _refuse_look_alikes(headers, source)
+        _refuse_nominations(headers)
         self.method, self.scheme, self.authority, self.target = _description(headers, source)
         _check_method(self.method)
-        _refuse_contradictions(headers, source, self.target)
+        self._refuse_contradictions(headers, source)
         self.readings: Final = readings(self.target.path)
         self.client: Final = client_address(asking.peer, headers, trusted)
         self.request_id: Final = accepted_request_id(headers, "", trusted_peer=True)
+
+    def _refuse_contradictions(self, headers: Headers, source: Source) -> None:
+        """Refuse a header of another set that names another method or another URI: one of the two is wrong."""
+        for name in _RIVALS[source]:
+            for value in headers.all(name):
+                if not self._agrees(name, value):
+                    raise BadRequest("bad_description", "The request is described twice.", reason=name.decode())
+
+    def _agrees(self, name: bytes, value: bytes) -> bool:
+        if name.endswith(b"-method"):
+            return value == self.method.encode()
+        if not name.endswith(b"-url"):
+            return value == self.target.text.encode()
+        try:
+            _, authority, target = _described_url(value)
+        except BadRequest:
+            return False
+        return target == self.target and authority.same_as(self.authority, self.scheme)
 
 
 def accepted_request_id(headers: Headers, fresh: str, trusted_peer: bool) -> str:
@@ -235,12 +266,28 @@ def _origin_form(target: bytes) -> _Target:
 
 def _absolute_form(target: bytes) -> tuple[str, Authority, _Target]:
     """RFC 9112 section 3.2.2; an empty path is "/" (section 3.2.1)."""
-    found = _ABSOLUTE_FORM.fullmatch(target)
+    scheme, authority, rest = _split(target)
+    return scheme, parse_host(authority), _origin_form(rest if rest.startswith(b"/") else b"/" + rest)
+
+
+def _described_url(value: bytes) -> tuple[str, Authority, _Target]:
+    """The facts of X-Original-URL, which an ingress puts together from scheme, Host and target.
+
+    The path must not be empty: a target begins with "/", so that a URL without one has a "?" or "#" in its Host.
+    """
+    if len(value) > _LONGEST_TARGET:
+        raise BadRequest("bad_target", "The request target is too long.")
+    scheme, authority, rest = _split(value)
+    if not rest.startswith(b"/"):
+        raise BadRequest("bad_target", "The described address has no path.")
+    return scheme, parse_host(authority), _origin_form(rest)
+
+
+def _split(url: bytes) -> tuple[str, bytes, bytes]:
+    found = _ABSOLUTE_FORM.fullmatch(url)
     if found is None:
         raise BadRequest("bad_target", "The request target is malformed.")
-    scheme, authority, rest = found.groups()
-    origin = rest if rest.startswith(b"/") else b"/" + rest
-    return scheme.decode().lower(), parse_host(authority), _origin_form(origin)
+    return found[1].decode().lower(), found[2], found[3]
 
 
 def _forwarded_host(headers: Headers, addressed: Authority) -> Authority:
@@ -273,21 +320,26 @@ def _looks_alike(name: bytes, source: Source) -> bool:
     return folded.translate(_SEPARATORS) in _DESCRIBING[source] and folded not in _DESCRIBING[source]
 
 
+def _refuse_nominations(headers: Headers) -> None:
+    # RFC 9110 section 7.6.1: a proxy on the way drops what Connection names, so that part of the description is missing
+    # there.  An ingress sends a Connection of its own; one that names these headers is the client's.
+    for value in headers.all(b"connection"):
+        options = value.lower()
+        if options not in _USUAL_OPTIONS and not _END_TO_END.isdisjoint(
+            option.strip(b" \t") for option in options.split(b",")
+        ):
+            raise BadRequest("bad_description", "Connection names a header of the description.", reason="Connection")
+
+
 def _description(headers: Headers, source: Source) -> tuple[str, str, Authority, _Target]:
     values = [_single(headers, name) for name in _DESCRIBING[source]]
     method = values[0].decode("latin-1")
     if source == "x-original":
-        return method, *_absolute(values[1])
+        return method, *_described_url(values[1])
     scheme = _SCHEMES.get(values[1].lower())
     if scheme is None or not values[3].startswith(b"/"):
         raise BadRequest("bad_description", "The description of the request is malformed.")
     return method, scheme, parse_host(values[2]), _target(values[3], _NOBODY)
-
-
-def _absolute(url: bytes) -> tuple[str, Authority, _Target]:
-    if len(url) > _LONGEST_TARGET:
-        raise BadRequest("bad_target", "The request target is too long.")
-    return _absolute_form(url)
 
 
 def _single(headers: Headers, name: bytes) -> bytes:
@@ -296,20 +348,3 @@ def _single(headers: Headers, name: bytes) -> bytes:
         message = "The request that this is about is not described."
         raise BadRequest("bad_description", message, reason=f"{len(values)} times {name.decode()}")
     return values[0]
-
-
-def _refuse_contradictions(headers: Headers, source: Source, target: _Target) -> None:
-    """The other set of headers is not read; but where it is there and tells another story, one of them lies."""
-    told = target.path + (f"?{target.query}" if target.has_query else "")
-    for name in _RIVALS[source]:
-        for value in headers.all(name):
-            if _path_of(value) != told.encode():
-                raise BadRequest("bad_description", "The request is described twice.", reason=name.decode())
-
-
-def _path_of(value: bytes) -> bytes:
-    found = _ABSOLUTE_FORM.fullmatch(value)
-    if found is None:
-        return value
-    rest = found[3]
-    return rest if rest.startswith(b"/") else b"/" + rest

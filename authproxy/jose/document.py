@@ -43,6 +43,10 @@ class Document(Generic[T]):
         self._failures = 0
         self._failed_at = 0.0
         self._flight: asyncio.Task[None] | None = None
+        self.made_at = float("-inf")
+        """When the fetch of the value started, by the clock: later changes of the source are not in it."""
+        self.started = 0
+        """How many fetches were started: one with a greater number began later."""
         self.last_error = ""  # why the last fetch failed; empty after a good one
 
     @property
@@ -60,10 +64,13 @@ class Document(Generic[T]):
         """Whether a fetch is under way."""
         return self._flight is not None
 
-    async def get(self) -> T:
-        """The value; fetches when it is old.  Raises ``ProviderError`` when there is none that may be used."""
+    async def get(self, *, pause: float | None = None) -> T:
+        """The value; fetches when it is old.  Raises ``ProviderError`` when there is none that may be used.
+
+        ``pause``: the longest pause after a failure, in seconds, for this caller; None: ``cooldown``.
+        """
         if self._value is None or self.age > self._max_stale:
-            await self._first()
+            await self.refetch(pause=pause)
         elif self.age > self._max_age and self._may_try():
             self._start()
             # A document that nobody asked for in a long while may be wrong by now: wait, unless the source is failing.
@@ -73,9 +80,12 @@ class Document(Generic[T]):
             raise ProviderError(self.last_error or "not fetched yet")
         return self._value
 
-    async def refetch(self) -> bool:
-        """Fetch now, or join the fetch that is under way; whether it was good.  Never raises its failure."""
-        if self._flight is None and not self._may_try():
+    async def refetch(self, *, pause: float | None = None) -> bool:
+        """Fetch now, or join the fetch that is under way; whether it was good.  Never raises its failure.
+
+        ``pause`` as for ``get``.
+        """
+        if self._flight is None and not self._may_try(pause):
             return False
         self._start()
         await self._landed()
@@ -93,21 +103,16 @@ class Document(Generic[T]):
             flight.cancel()
             await asyncio.wait({flight})
 
-    async def _first(self) -> None:
-        if self._flight is None and not self._may_try():
-            return
-        self._start()
-        await self._landed()
-
-    def _may_try(self) -> bool:
+    def _may_try(self, longest: float | None = None) -> bool:
         if not self._failures:
             return True
-        pause = min(self._cooldown, 2.0 ** (min(self._failures, 30) - 1))
+        pause = min(self._cooldown if longest is None else longest, 2.0 ** (min(self._failures, 30) - 1))
         # A clock that was set back must not stretch the pause.
         return not 0 <= self._clock() - self._failed_at < pause
 
     def _start(self) -> None:
         if self._flight is None:
+            self.started += 1
             self._flight = asyncio.get_running_loop().create_task(self._run())
 
     async def _landed(self) -> None:
@@ -115,6 +120,7 @@ class Document(Generic[T]):
             await asyncio.wait({self._flight})  # a caller that is cancelled does not cancel the fetch of the others
 
     async def _run(self) -> None:
+        started_at = self._clock()
         try:
             self._value = await self._fetch()
         except (AuthproxyError, OSError, TimeoutError, ValueError) as error:
@@ -122,7 +128,7 @@ class Document(Generic[T]):
             self._failed_at = self._clock()
             self.last_error = str(error) or type(error).__name__
         else:
-            self._fetched_at = self._clock()
+            self._fetched_at, self.made_at = self._clock(), started_at
             self._failures = 0
             self.last_error = ""
         finally:

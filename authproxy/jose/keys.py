@@ -6,6 +6,7 @@ never dereferences an address itself: no token can make it fetch anything but th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
+from authproxy.errors import ProviderError
 from authproxy.jose import strictjson
 from authproxy.jose.document import Document
 
@@ -23,7 +25,12 @@ KEYS: Final = 100
 """How many entries of a key set are looked at."""
 TRIED: Final = 10
 """How many keys one signature is tried with, when the key id is absent or not unique."""
+SPACING: Final = 1.0
+"""Seconds between two fetches for trusted tokens."""
+FETCHES: Final = 3
+"""How many fetches one trusted token may cause, where fetches fail."""
 _REMEMBERED: Final = 1024
+_MISSING_SECONDS: Final = 80.0  # a key id that was missing may be published later
 _RSA_BITS: Final = range(2048, 16385)
 _MEMBERS: Final = ("kty", "crv", "n", "e", "x", "y")
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
@@ -55,16 +62,22 @@ class Key(NamedTuple):
 
 
 class _Missing(NamedTuple):
-    until: float
-    pause: float
+    since: float
+    pause: float  # seconds
 
 
 class KeySet:
     """An issuer's JWKS, in memory: serves on while the issuer is down, and cannot be made to hammer it.
 
-    ``fetch`` brings the document's bytes and raises ``ProviderError``.  A key id that is not in the set causes at most
-    one fetch for each ``cooldown`` seconds, whoever asks; the same unknown id asks ever more rarely (PyJWT
-    GHSA-2gx3-rcp4-g85q).  The last good set serves for ``max_stale`` seconds.
+    ``fetch`` brings the document's bytes and raises ``ProviderError``.  A key id that is not in the set causes a fetch,
+    and tokens have two budgets for that, neither of which delays the other:
+
+    - Any client can send a token: one fetch for each ``cooldown`` seconds, and the same unknown id ever more rarely
+      (PyJWT GHSA-2gx3-rcp4-g85q).
+    - ``trusted`` tokens came from the token endpoint itself, over TLS.  They wait: at most ``FETCHES`` fetches for one
+      token, ``SPACING`` seconds apart, and all tokens that wait share them.
+
+    The last good set serves for ``max_stale`` seconds.  ``pause`` waits for a number of seconds.
     """
 
     def __init__(
@@ -75,15 +88,17 @@ class KeySet:
         max_age: float = 600.0,
         cooldown: float = 10.0,
         max_stale: float = 86400.0,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        self._pause: Final = pause
         self._source: Final = fetch
         self._clock: Final = clock
         self._cooldown: Final = cooldown
-        self._max_age: Final = max_age
         self._document: Final = Document(
             self._read, clock=clock, max_age=max_age, max_stale=max_stale, cooldown=cooldown
         )
-        self._searched_at: float | None = None
+        self._searched_at: float | None = None  # for a token of any client
+        self._spaced_at: float | None = None  # for a trusted token
         self._missing: dict[str | None, _Missing] = {}
         self.generation = 0
         """Grows whenever the keys become others: what was verified before must be verified anew."""
@@ -99,37 +114,88 @@ class KeySet:
         return frozenset(key.kid for key in self._document.value or () if key.kid is not None)
 
     async def ensure(self) -> None:
-        """Fetch when nothing was fetched yet.  Raises ``ProviderError`` when there are no keys to be had."""
-        await self._document.get()
+        """Fetch when nothing was fetched yet.  Raises ``ProviderError`` when there are no keys to be had.
 
-    async def candidates(self, kid: str | None, alg: str) -> tuple[Key, ...]:
+        For trusted callers: a failed fetch is tried again after ``SPACING`` seconds.
+        """
+        await self._document.get(pause=SPACING)
+
+    async def candidates(self, kid: str | None, alg: str, *, trusted: bool = False) -> tuple[Key, ...]:
         """The keys that may have made a signature with ``alg`` under ``kid``; empty when there are none.
 
         Without a key id every fitting key is a candidate, ten at most (OIDC Core section 10.1 wants an id when there
         are several keys; providers forget).  Raises ``ProviderError`` when no set was ever fetched.
         """
-        found = _select(await self._document.get(), kid, alg)
-        if found or any(key.kid == kid for key in self._document.value or ()):
+        found = _select(await self._document.get(pause=SPACING if trusted else None), kid, alg)
+        if found or (not trusted and self._names(kid)):
             return found
-        return await self.newer(kid, alg)
+        return await self.newer(kid, alg, trusted=trusted)
 
-    async def newer(self, kid: str | None, alg: str) -> tuple[Key, ...]:
-        """Candidates that a fetch brings which were not there before; empty when the cool-down allows no fetch.
+    async def newer(self, kid: str | None, alg: str, *, trusted: bool = False) -> tuple[Key, ...]:
+        """Candidates that a fetch brings which were not there before; empty when it brings none, or none is allowed.
 
         Also for a key that was replaced under the same id, or that has none: its signature fails first.
         """
         before = _select(self._document.value or (), kid, alg)
-        if self._document.busy:  # somebody is asking already: perhaps for the same key
+        if self._document.busy:  # a fetch for another token, which may bring this key as well
             await self._document.refetch()
             found = self._changed(before, kid, alg)
             if found:
                 return found
+        if trusted:
+            return await self._search_patiently(before, kid, alg)
         if not self._may_search(kid):
             return ()
         self._searched_at = self._clock()
         if await self._document.refetch() and not _select(self._document.value or (), kid, alg):
             self._remember_missing(kid)
         return self._changed(before, kid, alg)
+
+    def doubt(
+        self, kid: str | None, *, issued_at: float | None, since: float, trusted: bool = False
+    ) -> ProviderError | None:
+        """Why it is not certain now whether the issuer has a key ``kid``; None when the keys in memory show it.
+
+        They show it for a token that is older than they are, by its ``issued_at``, and when they were fetched after
+        ``since``.  ``retry_after`` is the number of seconds until a token of any client may cause a fetch again.
+        """
+        wait = 0.0 if trusted else max(self._left_of_cooldown(), self._left_of_missing(kid))
+        if self.last_error:
+            return ProviderError(self.last_error, retry_after=wait or None)
+        made = self._document.made_at
+        if made >= since or (issued_at is not None and issued_at <= made) or self._names(kid):
+            return None
+        return ProviderError("the token is newer than the issuer's keys as last fetched", retry_after=wait or None)
+
+    def now(self) -> float:
+        """The time, in seconds since the epoch."""
+        return self._clock()
+
+    async def _search_patiently(self, before: tuple[Key, ...], kid: str | None, alg: str) -> tuple[Key, ...]:
+        if before and self._left_of_spacing():  # most likely the signature is wrong: do not wait
+            return ()
+        for _ in range(FETCHES):
+            good = await self._fetch_later()
+            found = self._changed(before, kid, alg)
+            if found or good:
+                return found
+        return ()
+
+    async def _fetch_later(self) -> bool:
+        """Wait for a fetch that starts after this call, and say whether it was good; one under way may be too old."""
+        started = self._document.started
+        wait = self._left_of_spacing()
+        if wait:
+            await self._pause(wait)
+        if self._document.started == started:
+            self._spaced_at = self._clock()
+            return await self._document.refetch(pause=0.0)
+        if self._document.busy:
+            return await self._document.refetch()
+        return not self.last_error
+
+    def _names(self, kid: str | None) -> bool:
+        return any(key.kid == kid for key in self._document.value or ())
 
     def _changed(self, before: tuple[Key, ...], kid: str | None, alg: str) -> tuple[Key, ...]:
         found = _select(self._document.value or (), kid, alg)
@@ -140,18 +206,24 @@ class KeySet:
         await self._document.aclose()
 
     def _may_search(self, kid: str | None) -> bool:
-        now = self._clock()
+        return not self._left_of_missing(kid) and not self._left_of_cooldown()
+
+    def _left_of_cooldown(self) -> float:
+        return _left(self._searched_at, self._cooldown, self._clock())
+
+    def _left_of_spacing(self) -> float:
+        return _left(self._spaced_at, SPACING, self._clock())
+
+    def _left_of_missing(self, kid: str | None) -> float:
         missing = self._missing.get(kid)
-        if missing is not None and now < missing.until <= now + missing.pause:
-            return False
-        return self._searched_at is None or not 0 <= now - self._searched_at < self._cooldown
+        return _left(missing.since, missing.pause, self._clock()) if missing else 0.0
 
     def _remember_missing(self, kid: str | None) -> None:
         known = self._missing.pop(kid, None)
-        pause = min(known.pause * 2, self._max_age) if known else self._cooldown
+        pause = min(known.pause * 2, max(_MISSING_SECONDS, self._cooldown)) if known else self._cooldown
         while len(self._missing) >= _REMEMBERED:
             del self._missing[next(iter(self._missing))]
-        self._missing[kid] = _Missing(self._clock() + pause, pause)
+        self._missing[kid] = _Missing(self._clock(), pause)
 
     async def _read(self) -> tuple[Key, ...]:
         keys = parse(await self._source())
@@ -183,6 +255,11 @@ def parse(raw: bytes) -> tuple[Key, ...]:
     if not keys:
         raise ValueError("the key set holds no usable key")
     return keys
+
+
+def _left(since: float | None, seconds: float, now: float) -> float:
+    """What is left of ``seconds`` at ``now``.  A clock that was set back does not make it longer."""
+    return since + seconds - now if since is not None and 0 <= now - since < seconds else 0.0
 
 
 def _select(keys: tuple[Key, ...], kid: str | None, alg: str) -> tuple[Key, ...]:

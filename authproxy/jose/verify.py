@@ -13,11 +13,12 @@ import hmac
 import math
 import re
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from jwt.algorithms import Algorithm, get_default_algorithms
 
-from authproxy.errors import InvalidToken
+from authproxy.errors import InvalidToken, ProviderError
 from authproxy.jose.compact import ASYMMETRIC, Compact, parse
 from authproxy.jose.keys import Key, KeySet
 
@@ -46,6 +47,7 @@ class IdTokenRules(NamedTuple):
     acr_values: Collection[str] = ()  # one of these; empty: any
     subject: str | None = None  # must be equal when set
     leeway: float = 60.0  # seconds
+    skew: float = 0.0  # seconds by which the issuer's clock is ahead of ours, as far as known
     access_token: str | None = None  # compared with at_hash, where the token has one
     code: str | None = None  # compared with c_hash, where the token has one
 
@@ -64,18 +66,19 @@ class LogoutTokenRules(NamedTuple):
 
 
 async def id_token(token: str, keys: KeySet, rules: IdTokenRules, *, now: float) -> Claims:
-    """The claims of an ID token that holds.
+    """The claims of an ID token that holds; it came from the token endpoint itself, so that its key is waited for.
 
-    ``now`` is in seconds since the epoch.  Raises ``InvalidToken`` with the code of the first rule that is broken, and
-    ``ProviderError`` when the issuer's keys could never be had, which says nothing about the token.
+    ``now`` is our time in seconds since the epoch.  A token that holds by our clock or by the issuer's holds, since it
+    has just been issued.  Raises ``InvalidToken`` with the code of
+    the first rule that is broken, and ``ProviderError`` when it is not certain now whether the issuer has the key.
     """
     compact = parse(token, algorithms=rules.algorithms, types=_ID_TOKEN_TYPES)
-    await prove(compact, keys)
+    await prove(compact, keys, trusted=True)
     claims = compact.payload
     if "events" in claims:  # a logout token that came without a type must not open a session
         raise InvalidToken("type_refused", "The token is a security event, not an ID token.")
     check_party(claims, rules.issuer, rules.client_id)
-    check_times(claims, now, rules.leeway)
+    check_times(claims, now, rules.leeway, skew=rules.skew)
     _check_subject(claims, rules.subject)
     _check_nonce(claims, rules.nonce)
     _check_hash(compact, "at_hash", rules.access_token)
@@ -90,8 +93,10 @@ async def logout_token(token: str, keys: KeySet, rules: LogoutTokenRules, *, now
     ``typ`` may be absent, ``JWT`` or ``logout+jwt``; ``exp`` is judged when it is there.  Raises as ``id_token``.
     """
     compact = parse(token, algorithms=rules.algorithms, types=_LOGOUT_TOKEN_TYPES)
-    await prove(compact, keys)
     claims = compact.payload
+    if claims.get("iss") != rules.issuer:  # before its key is looked for: any client can send any token
+        raise InvalidToken("issuer_mismatch", "The token is of another issuer.")
+    await prove(compact, keys)
     check_party(claims, rules.issuer, rules.client_id)
     check_times(claims, now, rules.leeway, expires="exp" in claims)
     if now - number(claims, "iat") > rules.max_age + rules.leeway:
@@ -102,19 +107,32 @@ async def logout_token(token: str, keys: KeySet, rules: LogoutTokenRules, *, now
     return claims
 
 
-async def prove(compact: Compact, keys: KeySet) -> None:
+async def prove(compact: Compact, keys: KeySet, *, trusted: bool = False) -> None:
     """Verify the signature with the issuer's keys; raises ``InvalidToken`` with key_unknown or signature_invalid.
 
-    When every known key fails, the set is asked for anew, as far as its cool-down allows: the issuer may have replaced
-    a key that has no id, or kept the id.
+    When every known key fails, the key set is fetched again, as far as the token's budget allows: the issuer may have
+    replaced a key that has no id, or kept the id.  ``trusted``: the token came from the token endpoint itself.
+    Raises ``ProviderError`` when it is not certain now whether the issuer has the key.
     """
-    candidates = await keys.candidates(compact.kid, compact.alg)
+    since = keys.now()
+    candidates = await keys.candidates(compact.kid, compact.alg, trusted=trusted)
     if any(_signed(compact, key) for key in candidates):
         return
     if not candidates:
-        raise InvalidToken("key_unknown", "The issuer has no key that could have signed the token.")
-    if not any(_signed(compact, key) for key in await keys.newer(compact.kid, compact.alg)):
-        raise InvalidToken("signature_invalid", "The token's signature does not hold.")
+        unknown = InvalidToken("key_unknown", "The issuer has no key that could have signed the token.")
+        issued_at = _issued_at(compact.payload)
+        raise keys.doubt(compact.kid, issued_at=issued_at, since=since, trusted=trusted) or unknown
+    if any(_signed(compact, key) for key in await keys.newer(compact.kid, compact.alg, trusted=trusted)):
+        return
+    if trusted and keys.last_error:  # the key may have been replaced under its id
+        raise ProviderError(keys.last_error)
+    raise InvalidToken("signature_invalid", "The token's signature does not hold.")
+
+
+def _issued_at(claims: Claims) -> float | None:
+    with suppress(InvalidToken):
+        return number(claims, "iat")
+    return None
 
 
 def signed_by(compact: Compact, ring: Iterable[Key]) -> bool:
@@ -133,6 +151,11 @@ def _signed(compact: Compact, key: Key) -> bool:
         return False
 
 
+def unproved(token: str, algorithms: Collection[str]) -> Claims:
+    """The claims of an ID token that nothing was proved of yet; raises ``InvalidToken`` when it is none by its form."""
+    return parse(token, algorithms=algorithms, types=_ID_TOKEN_TYPES).payload
+
+
 def check_party(claims: Claims, issuer: str, client_id: str) -> None:
     """``iss`` equals ``issuer``, ``aud`` names ``client_id``, ``azp`` is ``client_id`` where it must be there.
 
@@ -148,13 +171,18 @@ def check_party(claims: Claims, issuer: str, client_id: str) -> None:
         raise InvalidToken("azp_mismatch", "The token was issued to another party.")
 
 
-def check_times(claims: Claims, now: float, leeway: float, *, expires: bool = True) -> None:
-    """``exp`` is ahead, ``iat`` and ``nbf`` are not, within ``leeway`` seconds (RFC 7519 sections 4.1.4 to 4.1.6)."""
-    if expires and number(claims, "exp") <= now - leeway:
+def check_times(claims: Claims, now: float, leeway: float, *, expires: bool = True, skew: float = 0.0) -> None:
+    """``exp`` is ahead, ``iat`` and ``nbf`` are not, within ``leeway`` seconds (RFC 7519 sections 4.1.4 to 4.1.6).
+
+    With a ``skew`` each of them is judged by the clock that favours the token: ours, or the one ``skew`` seconds ahead.
+    Never give it for a token that a client brought.
+    """
+    earliest, latest = min(now, now + skew), max(now, now + skew)
+    if expires and number(claims, "exp") <= earliest - leeway:
         raise InvalidToken("token_expired", "The token has expired.")
-    if number(claims, "iat") > now + leeway:
+    if number(claims, "iat") > latest + leeway:
         raise InvalidToken("token_from_future", "The token was made in the future: do the clocks agree?")
-    if "nbf" in claims and number(claims, "nbf") > now + leeway:
+    if "nbf" in claims and number(claims, "nbf") > latest + leeway:
         raise InvalidToken("token_not_yet_valid", "The token is not valid yet.")
 
 
@@ -227,8 +255,9 @@ def _equal(one: str, other: str) -> bool:
 
 def _check_authentication(claims: Claims, rules: IdTokenRules, now: float) -> None:
     if rules.max_age is not None:
-        since = now - number(claims, "auth_time")
-        if not -rules.leeway <= since <= rules.max_age + rules.leeway:
+        authenticated = number(claims, "auth_time")
+        too_old = now + rules.skew - authenticated > rules.max_age + rules.leeway  # by the issuer's clock, which set it
+        if too_old or authenticated > max(now, now + rules.skew) + rules.leeway:
             raise InvalidToken("auth_time_too_old", "The person signed in at the provider too long ago.")
     acr = claims.get("acr")
     if rules.acr_values and not (isinstance(acr, str) and acr in rules.acr_values):

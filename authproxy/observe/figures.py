@@ -1,7 +1,8 @@
 """The figures of all workers as those of one program.
 
 Counters and histograms are sums, and a worker that has ended stays in them, or they would fall.  Gauges are sums of
-what is there now, but for those that say whether something holds (``_up``): these hold when they hold for all.
+what is there now, but for those that say whether something holds (``_up``): these hold when they hold for all.  A
+clock skew is the greatest that a worker found.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def _into(total: Family, name: str, family: Family) -> None:
             total.samples[key] = value
         elif family.kind == "gauge" and name.endswith("_up"):
             total.samples[key] = min(total.samples[key], value)
+        elif family.kind == "gauge" and name.endswith("_skew_seconds"):
+            total.samples[key] = max(total.samples[key], value, key=abs)
         else:
             total.samples[key] += value
 

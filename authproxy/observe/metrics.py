@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -72,12 +72,25 @@ class Metrics:
         self._sessions: Final = Gauge(
             "authproxy_live_sessions", "Sessions that this process holds in memory.", registry=self._registry
         )
+        self._unproved: Final = Gauge(
+            "authproxy_sessions_unproved", "Live sessions that go on after their ID token expired.",
+            registry=self._registry,
+        )  # fmt: skip
+        self._refreshes: Final = Counter(
+            "authproxy_refresh_failures", "Refreshes of a session that failed, by provider and reason.",
+            ["provider", "reason"], registry=self._registry,
+        )  # fmt: skip
         self._connections: Final = Gauge(
             "authproxy_connections", "Client connections that are open.", registry=self._registry
         )
         self._turned_away: Final = Counter(
             "authproxy_connections_refused", "Client connections beyond listen.connections.", ["bound"],
             registry=self._registry,
+        )  # fmt: skip
+        self._skews: Final = Gauge(
+            "authproxy_provider_clock_skew_seconds",
+            "Seconds by which a provider's clock is ahead of ours, as its token endpoint's answers show.",
+            ["provider"], registry=self._registry,
         )  # fmt: skip
         self._up: Final = Gauge(
             "authproxy_store_up", "Whether the last call to the shared store was answered.", registry=self._registry
@@ -95,9 +108,19 @@ class Metrics:
         """Take the number of open client connections from ``count`` at each reading."""
         self._connections.set_function(lambda: float(count()))
 
+    def watch_clock_skews(self, skews: Mapping[str, Callable[[], float]]) -> None:
+        """Take the skew of each provider's clock, in seconds, from ``skews`` at each reading."""
+        self._skews.clear()
+        for provider, seconds in skews.items():
+            self._skews.labels(provider).set_function(seconds)
+
     def event(self, name: str, outcome: str) -> None:
         """Count one event."""
         self._events.labels(name, outcome).inc()
+
+    def refresh_failed(self, provider: str, reason: str) -> None:
+        """Count one refresh that failed: refused, invalid, limited, unavailable or unusable."""
+        self._refreshes.labels(provider, reason).inc()
 
     def store(self, failure: str) -> None:
         """Note one call to the store: "" or how it failed.  The server's own error is an answer too."""
@@ -108,6 +131,10 @@ class Metrics:
     def watch_sessions(self, count: Callable[[], int]) -> None:
         """Take the number of live sessions from ``count`` at each reading."""
         self._sessions.set_function(lambda: float(count()))
+
+    def watch_unproved(self, count: Callable[[], int]) -> None:
+        """Take the number of live sessions whose ID token has expired from ``count`` at each reading."""
+        self._unproved.set_function(lambda: float(count()))
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -23,6 +23,7 @@ from authproxy.oidc.identity import find, identity_fields, lines
 from authproxy.settings import schema
 
 _REMEMBERED: Final = 3600.0
+_REDISCOVERY: Final = 10.0  # seconds; discovery is not fetched again sooner because the keys cannot be had
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _ABSENT: Final = object()
 
@@ -156,6 +157,22 @@ class Issuer:
         if self.settings.jwks_url is not None:
             return await self._get(self.settings.jwks_url)
         found = await self._document.get()
+        try:
+            return await self._get_keys(found)
+        except ProviderError:
+            moved = await self._moved(found)
+            if moved is None:
+                raise
+        return await self._get_keys(moved)
+
+    async def _moved(self, known: Discovered) -> Discovered | None:
+        """Discovery once more, where it names another place for the keys now; fetched at most every ten seconds."""
+        if self._document.age < _REDISCOVERY or not await self._document.refetch():
+            return None
+        found = self._document.value
+        return found if found and found.jwks != known.jwks else None
+
+    async def _get_keys(self, found: Discovered) -> bytes:
         # The document may name the API server by an address that a pod cannot reach; its own key set is always here.
         place = f"{self._cluster.url}/openid/v1/jwks" if self._cluster else found.jwks
         return await self._get(metadata.check_url(place, "jwks", insecure_http=self.settings.insecure_http))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from authproxy.errors import ProviderError
 from authproxy.jose import strictjson
-from authproxy.settings.schema import Endpoints
+from authproxy.settings.schema import Endpoints, Provider
 
 _NAMES: Final[dict[str, str]] = {  # ours (as in Metadata and the settings): the document's
     "authorization": "authorization_endpoint",
@@ -79,6 +79,16 @@ def without_discovery(*, issuer: str, endpoints: Endpoints, insecure_http: bool)
     return _built(issuer, _judged(named, insecure_http))
 
 
+def configured_alone(settings: Provider) -> Metadata | None:
+    """As ``without_discovery``; None as well where a configured endpoint cannot be used: discovery says so."""
+    try:
+        return without_discovery(
+            issuer=settings.issuer, endpoints=settings.endpoints, insecure_http=settings.insecure_http
+        )
+    except ProviderError:
+        return None
+
+
 def configured(endpoints: Endpoints) -> dict[str, str]:
     """The endpoints that the operator named."""
     return {name: value for name, value in endpoints.model_dump(exclude={"discovery"}).items() if value}
@@ -97,6 +107,12 @@ def check_url(url: str, name: str, *, insecure_http: bool) -> str:
     if parts.scheme != "https" and not (parts.scheme == "http" and (insecure_http or is_loopback(host))):
         raise ProviderError(f"the {name} endpoint is not https (insecure_http: true would allow it)")
     return url
+
+
+def is_authenticated(url: str) -> bool:
+    """Whether the answers of a judged ``url`` are its own: over TLS, or from this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
 
 
 def is_loopback(host: str) -> bool:

@@ -7,8 +7,9 @@ three: ``ProviderError`` (transient, says nothing about the user), ``GrantRefuse
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -22,9 +23,11 @@ from authproxy.oidc import addresses, fetch, grants, metadata
 from authproxy.oidc.identity import IdentityFields as IdentityFields
 from authproxy.oidc.identity import identity_fields as identity_fields
 from authproxy.oidc.metadata import Metadata
+from authproxy.oidc.skew import ClockSkew
 from authproxy.settings import schema
 
 _REMEMBERED: Final = 3600.0
+_REDISCOVERY: Final = 10.0  # seconds; discovery is not fetched again sooner because a key is unknown
 # What only a signature may say; a userinfo answer is asked for the person alone.
 _PROTOCOL: Final = frozenset(
     {"iss", "aud", "exp", "iat", "nbf", "jti", "nonce", "azp", "at_hash", "c_hash", "auth_time", "acr", "amr", "sid"}
@@ -38,8 +41,9 @@ class TokenSet(NamedTuple):
     id_token: str
     access_token: str
     refresh_token: str
-    expires_at: float  # of the ID token, seconds since the epoch; 0 when there is none
-    access_expires_at: float = 0.0  # of the access token as the provider said; 0 when it did not say
+    expires_at: float  # of the ID token, by the provider's clock, seconds since the epoch; 0 when there is none
+    access_expires_at: float = 0.0  # of the access token, by the provider's clock; 0 when it did not say
+    issued_at: float = 0.0  # by the provider's clock: `iat` of the ID token in this answer, else its `Date`, else 0
 
     def __repr__(self) -> str:
         return f"<TokenSet of {self.claims.get('sub', '')!r}, expires {self.expires_at:.0f}>"
@@ -50,6 +54,7 @@ class Provider:
 
     ``clock`` gives seconds since the epoch.  ``secret`` reads the client secret each time it is needed, so that a file
     may change; left out, the settings' own reference is read.  ``http`` is used, and left open, when it is given.
+    ``pause`` waits for a number of seconds, before a key is looked for again.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Provider:
         http: aiohttp.ClientSession | None = None,
         clock: Callable[[], float] = time.time,
         secret: Callable[[], str] | None = None,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.name: Final = name
         self.settings: Final = settings
@@ -67,9 +73,10 @@ class Provider:
         self._secret: Final = secret or (settings.client_secret.reveal if settings.client_secret else None)
         self._http = http
         self._own: aiohttp.ClientSession | None = None
-        self._configured: Final = _configured(settings)
+        self._configured: Final = metadata.configured_alone(settings)
         self._document: Final = Document(self._discover, clock=clock, max_age=_REMEMBERED)
-        self.keys: Final = KeySet(self._fetch_keys, clock=clock)
+        self.keys: Final = KeySet(self._fetch_keys, clock=clock, pause=pause)
+        self._skew: Final = ClockSkew(name)
 
     async def __aenter__(self) -> Self:
         if self._http is None:
@@ -107,6 +114,20 @@ class Provider:
 
     def __repr__(self) -> str:
         return f"<Provider {self.name}: {'ready' if self.ready else 'not ready'}, {self.keys!r}>"
+
+    @property
+    def skew(self) -> float:
+        """Seconds to add to our clock to get the provider's, as its token endpoint's answers show."""
+        return self._skew.seconds
+
+    def now(self) -> float:
+        """The time by the provider's clock, in seconds since the epoch: what its tokens' times are compared with."""
+        return self._clock() + self._skew.seconds
+
+    async def ensure(self) -> None:
+        """Have the endpoints and the keys.  Raises ``ProviderError`` when there are none to be had."""
+        await self.metadata()
+        await self.keys.ensure()
 
     async def metadata(self) -> Metadata:
         """Where to ask, remembered for an hour and used on while discovery fails.
@@ -188,13 +209,16 @@ class Provider:
         if not answer.id_token:
             return self._token_set(answer, {})
         rules = self._rules(answer)._replace(subject=subject, acr_values=())
+        kept, issued_at = answer.refresh_token or refresh_token, grants.issued_at(answer, self.settings.algorithms)
         try:
             tokens = await self._proved(answer, rules, previous)
-        except (ProviderError, InvalidToken) as error:
-            if isinstance(error, InvalidToken) and error.code != "key_unknown":
-                raise
-            raise grants.AnswerUnproved(str(error), refresh_token=answer.refresh_token or refresh_token) from None
-        self._check_repeated_nonce(tokens.claims, previous or {})
+            self._check_repeated_nonce(tokens.claims, previous or {})
+        except InvalidToken as error:
+            if error.code != "key_unknown":
+                raise grants.AnswerInvalid(error, refresh_token=kept, issued_at=issued_at) from None
+            raise grants.AnswerUnproved(str(error), refresh_token=kept, issued_at=issued_at) from None
+        except ProviderError as error:
+            raise grants.AnswerUnproved(str(error), refresh_token=kept, issued_at=issued_at) from None
         return tokens
 
     async def revoke(self, token: str, hint: str) -> bool:
@@ -239,10 +263,29 @@ class Provider:
     ) -> TokenSet:
         if not answer.id_token:
             raise ProviderError("the token endpoint's answer has no id_token: does the client have the scope openid?")
-        claims = await verify.id_token(answer.id_token, self.keys, rules, now=self._clock())
+        claims = await self._proved_claims(answer.id_token, rules)
         if self.settings.userinfo:
             claims = await self._person(claims, answer.access_token, previous) | claims
         return self._token_set(answer, claims)
+
+    async def _proved_claims(self, id_token: str, rules: verify.IdTokenRules) -> verify.Claims:
+        """The claims of an ID token; once more where the provider has moved its keys to another place."""
+        try:
+            return await verify.id_token(id_token, self.keys, rules, now=self._clock())
+        except (ProviderError, InvalidToken) as error:
+            unproved = isinstance(error, ProviderError) or error.code in ("key_unknown", "signature_invalid")
+            if not (unproved and await self._keys_moved()):
+                raise
+        return await verify.id_token(id_token, self.keys, rules, now=self._clock())
+
+    async def _keys_moved(self) -> bool:
+        """Whether discovery names another place for the keys than it did; asked for at most every ten seconds."""
+        known = self._document.value
+        if known is None or self._document.age < _REDISCOVERY:
+            return False
+        await self._document.refetch()
+        found = self._document.value
+        return found is not None and found.jwks != known.jwks
 
     async def _person(
         self, claims: Mapping[str, object], access_token: str, previous: Mapping[str, object] | None
@@ -277,7 +320,10 @@ class Provider:
         place = (await self.metadata()).token
         client, headers = self._client()
         whole = {"grant_type": grant, **form, **client}
+        sent = self._clock()
         reply = await fetch.exchange(self._session(), "POST", place, form=whole, headers=headers, timeout=fetch.PATIENT)
+        if reply.status == 200 and metadata.is_authenticated(place):
+            self._skew.learn(grants.answered_at(reply.headers), sent=sent, received=self._clock())
         return grants.classify(reply.status, reply.body, reply.headers, grant=grant)
 
     def _client(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -296,6 +342,7 @@ class Provider:
             algorithms=self.settings.algorithms,
             acr_values=self.settings.acr_values,
             access_token=answer.access_token,
+            skew=self.skew,
         )
 
     def _check_repeated_nonce(self, claims: Mapping[str, object], previous: Mapping[str, object]) -> None:
@@ -307,8 +354,17 @@ class Provider:
 
     def _token_set(self, answer: grants.TokenAnswer, claims: Mapping[str, object]) -> TokenSet:
         expires_at = verify.number(dict(claims), "exp") if claims else 0.0
-        access = self._clock() + answer.expires_in if answer.expires_in is not None else 0.0
-        return TokenSet(claims, answer.id_token, answer.access_token, answer.refresh_token, expires_at, access)
+        access = self.now() + answer.expires_in if answer.expires_in is not None else 0.0
+        issued_at = verify.number(dict(claims), "iat") if claims else answer.answered_at
+        return TokenSet(
+            claims,
+            id_token=answer.id_token,
+            access_token=answer.access_token,
+            refresh_token=answer.refresh_token,
+            expires_at=expires_at,
+            access_expires_at=access,
+            issued_at=issued_at,
+        )
 
     async def _discover(self) -> Metadata:
         options = self.settings
@@ -326,12 +382,3 @@ class Provider:
         if self._http is None:
             raise ProviderError(f"provider {self.name} is closed")
         return self._http
-
-
-def _configured(settings: schema.Provider) -> Metadata | None:
-    try:
-        return metadata.without_discovery(
-            issuer=settings.issuer, endpoints=settings.endpoints, insecure_http=settings.insecure_http
-        )
-    except ProviderError:  # judging the discovered document meets the same endpoint, and says so
-        return None

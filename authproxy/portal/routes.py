@@ -219,7 +219,7 @@ class Portal:
         form = fields(await raw_form(request))
         await smallstate.check_csrf(request, form.get("csrf_token", ""))
         rd = self._allowed(info, form.get("rd", "")) or ""
-        ticket, id_token = await self._parts.logout.end(info.headers)
+        ticket, id_token = await self._parts.logout.end(info)
         goodbye = f"{self._parts.origins.of(info)}{self._prefix}/signed_out"
         url, state = None, token(16)
         provider = self._parts.providers.get(ticket.provider) if ticket else None

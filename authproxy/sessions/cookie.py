@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from authproxy.model import Headers
+from authproxy.sessions.records import VERSION, RefreshToken, decode_token, parse, typed
 from authproxy.sessions.sealing import KeyRing, digest, token
 from authproxy.settings.schema import Cookie
 
@@ -28,11 +29,12 @@ class Ticket(NamedTuple):
     provider: str
     issuer: str
     subject: str
+    host: str  # the one host that the cookie opens; "" for every host of ``cookie.domain``
     sealed_at: float
     signed_in_at: float
     absolute_end: float
-    generation: int
-    refresh_token: str
+    generation: int  # orders the cookies and the records of this session
+    token: RefreshToken
     provider_sid: str = ""
 
     @property
@@ -49,19 +51,50 @@ class Ticket(NamedTuple):
         return f"<Ticket {self.id[:8]} generation {self.generation}>"
 
 
+def encode_ticket(ticket: Ticket) -> bytes:
+    """The sealed content of a session cookie, version 2; names are short, since browsers bound cookies."""
+    fields = {short: value for short, value in zip(_SHORT, ticket, strict=True) if value != ""}
+    return json.dumps({"v": VERSION, **fields}, separators=(",", ":")).encode()
+
+
+def decode_ticket(plain: bytes) -> Ticket | None:
+    """The ticket, or None for garbage and for versions that are not known.
+
+    A ticket of version 1 names no host: it opens what ``cookie.domain`` covers, and nothing without it.
+    """
+    found = parse(plain)
+    if isinstance(found, list) and len(found) == 12 and found[0] == 1:
+        found = {"v": VERSION, **dict(zip(_SHORT_1, found[1:], strict=True))}
+        found["t"] = [found["t"], "", found["g"], 0.0]
+    if not isinstance(found, dict) or found.get("v") != VERSION:
+        return None
+    token_fields, checked = decode_token(found.get("t")), typed({"h": "", "o": "", **found}, _TYPES)
+    if token_fields is None or checked is None:
+        return None
+    return Ticket(
+        **{name: checked.get(short, token_fields) for short, name in zip(_SHORT, Ticket._fields, strict=True)}
+    )
+
+
+_SHORT: Final = ("i", "k", "p", "r", "s", "h", "a", "b", "e", "g", "t", "o")
+_SHORT_1: Final = ("i", "k", "p", "r", "s", "a", "b", "e", "g", "t", "o")
+_TYPES: Final = {short: float if short in "abe" else int if short == "g" else str for short in _SHORT if short != "t"}
+
+
 def user_digest(provider: str, issuer: str, subject: str) -> str:
     """The name of a user in the store."""
     return digest("user", provider, issuer, subject)
 
 
 def new_ticket(
-    *, provider: str, issuer: str, subject: str, now: float, absolute: float, refresh_token: str, provider_sid: str
-) -> Ticket:
-    """A ticket with a fresh session id and secret, of 256 bits each."""
+    *, provider: str, issuer: str, subject: str, host: str, now: float, absolute: float, refresh_token: str,
+    issued_at: float, provider_sid: str,
+) -> Ticket:  # fmt: skip
+    """A ticket with a fresh session id and secret, of 256 bits each; ``issued_at`` as in ``RefreshToken``."""
     return Ticket(
-        sid=token(), secret=token(), provider=provider, issuer=issuer, subject=subject, sealed_at=now,
-        signed_in_at=now, absolute_end=now + absolute, generation=1, refresh_token=refresh_token,
-        provider_sid=provider_sid,
+        sid=token(), secret=token(), provider=provider, issuer=issuer, subject=subject, host=host, sealed_at=now,
+        signed_in_at=now, absolute_end=now + absolute, generation=1,
+        token=RefreshToken(refresh_token, token(9), 0, issued_at), provider_sid=provider_sid,
     )  # fmt: skip
 
 
@@ -120,6 +153,7 @@ class SessionCookie:
         self._cookies: Final = cookies
         self._ring: Final = ring
         self._same_site: Final = settings.same_site.capitalize()
+        self._domain: Final = settings.domain
 
     def find(self, headers: Headers) -> list[str]:
         """The sealed tickets that the request carries, chunks joined; usually none or one."""
@@ -146,21 +180,26 @@ class SessionCookie:
             parts += values
         return "".join(parts)
 
-    def open(self, sealed: str) -> Ticket | None:
-        """The ticket, or None when no key of the ring opens it or it is of another version."""
+    def open(self, sealed: str, host: str) -> Ticket | None:
+        """The ticket, or None when no key of the ring opens it, its version is unknown, or it is for another host.
+
+        ``host`` is the host of the request.  Without ``cookie.domain`` a cookie opens the host that it was made for:
+        the browser sends it to no other one, and a copy of it must not open more.
+        """
         plain = self._ring.open(_PURPOSE, sealed)
-        if plain is None:
-            return None
-        fields = json.loads(plain)
-        return Ticket(*fields[1:]) if fields[0] == 1 else None
+        ticket = decode_ticket(plain) if plain else None
+        return ticket if ticket and ticket.host == self.host_of(host) else None
+
+    def host_of(self, host: str) -> str:
+        """What is sealed into a cookie that is made on ``host``: "" when ``cookie.domain`` covers every host."""
+        return "" if self._domain else host
 
     def write(self, ticket: Ticket, *, now: float) -> tuple[str, ...]:
         """Set-Cookie values for ``ticket``, sealed now."""
-        fields = [1, *ticket._replace(sealed_at=now)]
-        sealed = self._ring.seal(_PURPOSE, json.dumps(fields, separators=(",", ":")).encode())
+        sealed = self._ring.seal(_PURPOSE, encode_ticket(ticket._replace(sealed_at=now)))
         chunks = [sealed[start : start + CHUNK] for start in range(0, len(sealed), CHUNK)]
         if len(chunks) > _MAX_CHUNKS:
-            raise ValueError(f"a refresh token of {len(ticket.refresh_token)} characters does not fit into cookies")
+            raise ValueError(f"a refresh token of {len(ticket.token.value)} characters does not fit into cookies")
         first = chunks[0] if len(chunks) == 1 else f"{len(chunks)}~{chunks[0]}"
         lines = [self._line("", first, int(ticket.absolute_end - now))]
         lines += [self._line(f"_{i}", chunk, int(ticket.absolute_end - now)) for i, chunk in enumerate(chunks[1:], 1)]

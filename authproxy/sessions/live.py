@@ -15,12 +15,13 @@ from typing import Any, Final, NamedTuple
 from authproxy.model import Identity
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.marks import Mark, sid_name
-from authproxy.sessions.vault import Record
+from authproxy.sessions.records import Record, RefreshToken
 
 _COOKIES_PER_SESSION: Final = 8
 _EVICTION_TRIES: Final = 32
 _ENDED_LIMIT: Final = 10_000
-_ENDED_FOR: Final = 60.0
+ENDED_SECONDS: Final = 60.0
+"""How long it is remembered that a cookie opens nothing."""
 
 
 class LiveSession:
@@ -81,6 +82,11 @@ class LiveSession:
         self.ticket, self.record, self.identity, self.refresh_at = ticket, record, identity, refresh_at
         self.retry_at = self.backoff = 0.0
 
+    def adopt(self, token: RefreshToken) -> None:
+        """Another session of the user renewed the refresh token that both share; the cookie has to carry it."""
+        self.record = self.record._replace(generation=self.record.generation + 1, token=token)
+        self.ticket = self.ticket._replace(generation=self.record.generation, token=token)
+
     def __repr__(self) -> str:
         return f"<LiveSession {self.id[:8]} generation {self.record.generation}{' ended' if self.ended else ''}>"
 
@@ -134,8 +140,8 @@ class LiveView:
     def _name(self, sealed: str) -> bytes:
         return blake2b(sealed.encode("latin-1", "replace"), key=self._key, digest_size=16).digest()
 
-    def find(self, sealed: str, facts: dict[object, Any] | None = None) -> Carried | None:
-        """The session of this cookie if it may be used without asking anybody, and mark it used.
+    def find(self, sealed: str, host: str, facts: dict[object, Any] | None = None) -> Carried | None:
+        """The session of this cookie if it may be used on ``host`` without I/O, and mark it used.
 
         ``facts``: the ``cookie_facts`` of the headers that carried the cookie, where they carried one alone.
         """
@@ -148,6 +154,8 @@ class LiveView:
         if carried is None:
             return None
         session, now = carried.session, self._clock()
+        if session.ticket.host and session.ticket.host != host:
+            return None
         if session.ended or now >= session.refresh_at or now >= session.absolute_end:
             return None
         if now - session.last_used > self._idle:
@@ -236,18 +244,26 @@ class LiveView:
 
     def recall_ended(self, sealed: str) -> bool:
         """Whether this cookie was lately found to open nothing, so that asking again can wait."""
-        ended_at = self._ended.get(self._name(sealed))
-        return ended_at is not None and self._clock() - ended_at < _ENDED_FOR
+        until = self._ended.get(self._name(sealed), 0.0)
+        return 0.0 < until - self._clock() <= ENDED_SECONDS
 
-    def remember_ended(self, sealed: str) -> None:
-        """The cookie opens nothing any more."""
-        self._ended[self._name(sealed)] = self._clock()
+    def remember_ended(self, sealed: str, seconds: float = ENDED_SECONDS) -> None:
+        """The cookie opens nothing, at least for so many seconds."""
+        self._ended[self._name(sealed)] = self._clock() + seconds
         while len(self._ended) > _ENDED_LIMIT:
             self._ended.popitem(last=False)
 
     def used(self) -> list[LiveSession]:
         """The sessions that were used since their last use was written to the store."""
         return [session for session in self._sessions.values() if session.last_used > session.used_written]
+
+    def count_unproved(self) -> int:
+        """How many sessions were used since their ID token expired: the provider could not be asked meanwhile."""
+        now = self._clock()
+        sessions = self._sessions.values()
+        return sum(
+            now > session.record.expires_at and session.last_used > session.record.expires_at for session in sessions
+        )
 
     def __len__(self) -> int:
         return len(self._sessions)

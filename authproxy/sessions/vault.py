@@ -1,47 +1,26 @@
-"""Session records, the refresh tokens that a user's sessions share, and the indices by subject and by ``sid``.
-
-This room knows what a record holds and how it is sealed and stored.  It asks no provider and judges no request.
-"""
+"""The store's records of sessions and shared refresh tokens: how they are sealed, written and found."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from authproxy.sessions.claims import read
 from authproxy.sessions.cookie import Ticket
+from authproxy.sessions.records import (
+    Record,
+    SharedTokens,
+    decode_record,
+    decode_shared,
+    encode_record,
+    encode_shared,
+)
 from authproxy.sessions.sealing import KeyRing, decode, digest, seal, unseal
 from authproxy.store import keys
 from authproxy.store.base import Store
 
 _RECORD: Final = "session-record"
 _SHARED: Final = "shared-refresh-token"
-
-
-Rank = tuple[int, float]
-"""How new a record is: its generation, and with the same token until when its proof holds."""
-
-
-class Record(NamedTuple):
-    """What the store holds of a session, encrypted under the secret that only the cookie carries."""
-
-    generation: int
-    refresh_token: str
-    id_token: str
-    access_token: str
-    claims: Mapping[str, object]
-    expires_at: float  # of the ID token
-    last_used: float
-    refreshed_at: float
-
-    @property
-    def rank(self) -> Rank:
-        """The newer of two records has the greater one."""
-        return self.generation, self.expires_at
-
-    def __repr__(self) -> str:
-        return f"<Record generation {self.generation}, expires {self.expires_at:.0f}>"
+_ROUNDS: Final = 8  # every lost round of a compare-and-set means that another writer won
 
 
 class Stored(NamedTuple):
@@ -49,16 +28,6 @@ class Stored(NamedTuple):
 
     record: Record
     raw: bytes
-
-
-class SharedToken(NamedTuple):
-    """The one refresh token of a user whose provider keeps one for each user and client (Dex does)."""
-
-    generation: int
-    refresh_token: str
-
-    def __repr__(self) -> str:
-        return f"<SharedToken generation {self.generation}>"
 
 
 class Vault:
@@ -73,15 +42,15 @@ class Vault:
         raw = await self._store.get(keys.session(ticket.user, ticket.id))
         # The id is part of what the seal covers: an answer that belongs to another session never opens.
         plain = unseal(_secret(ticket), _RECORD, raw, ticket.id) if raw else None
-        return Stored(Record(*json.loads(plain)), raw) if raw and plain else None
+        record = decode_record(plain) if plain else None
+        return Stored(record, raw) if raw and record else None
 
     async def save(self, ticket: Ticket, record: Record, *, expected: bytes | None, now: float) -> bool:
         """Write ``record`` if nobody wrote since ``expected`` was read (None: if there is none yet)."""
         ttl = ticket.absolute_end - now
         if ttl <= 0:
             return False
-        plain = json.dumps(record._replace(claims=read(record.claims)), separators=(",", ":")).encode()
-        sealed = seal(_secret(ticket), _RECORD, plain, ticket.id)
+        sealed = seal(_secret(ticket), _RECORD, encode_record(record), ticket.id)
         if not await self._store.swap(keys.session(ticket.user, ticket.id), expected, sealed, ttl=ttl):
             return False
         if expected is None:
@@ -95,29 +64,39 @@ class Vault:
         """Delete the record and its index entry; how many sessions the user has left."""
         await self._store.delete(keys.session(ticket.user, ticket.id))
         await self._store.remove(keys.sessions_of_subject(ticket.user), ticket.id)
+        return await self.count(ticket)
+
+    async def count(self, ticket: Ticket) -> int:
+        """How many sessions of the ticket's user have a record."""
         return len(await self._store.members(keys.sessions_of_subject(ticket.user)))
 
-    async def shared_token(self, ticket: Ticket, scope: str) -> SharedToken | None:
-        """The refresh token that the user's sessions share; ``scope`` names client, workspace and scopes."""
-        raw = await self._store.get(keys.token_record(ticket.user, scope))
-        plain = self._ring.open(_SHARED, raw.decode("ascii"), scope + ticket.user) if raw else None
-        return SharedToken(*json.loads(plain)) if plain else None
+    async def shared(self, ticket: Ticket, scope: str) -> SharedTokens:
+        """The refresh tokens that the user's sessions share; ``scope`` names client, workspace and scopes."""
+        return self._open_shared(await self._store.get(keys.token_record(ticket.user, scope)), ticket, scope)
 
-    async def share_token(self, ticket: Ticket, scope: str, token: SharedToken, *, now: float) -> None:
-        """Write the shared refresh token unless a newer one is there."""
-        sealed = self._ring.seal(_SHARED, json.dumps(list(token)).encode(), scope + ticket.user).encode("ascii")
-        key = keys.token_record(ticket.user, scope)
-        ttl = max(ticket.absolute_end - now, 1.0)
-        for _ in range(8):  # bounded: every lost round means that another writer won
+    def _open_shared(self, raw: bytes | None, ticket: Ticket, scope: str) -> SharedTokens:
+        plain = self._ring.open(_SHARED, raw.decode("latin-1"), scope + ticket.user) if raw else None
+        return (decode_shared(plain) if plain else None) or SharedTokens()
+
+    async def update_shared(
+        self, ticket: Ticket, scope: str, change: Callable[[SharedTokens], SharedTokens], *, now: float
+    ) -> SharedTokens:
+        """Apply ``change`` to the shared tokens by compare-and-set; what is stored in the end."""
+        key, ttl = keys.token_record(ticket.user, scope), max(ticket.absolute_end - now, 1.0)
+        shared = SharedTokens()
+        for _ in range(_ROUNDS):
             raw = await self._store.get(key)
-            plain = self._ring.open(_SHARED, raw.decode("ascii"), scope + ticket.user) if raw else None
-            if plain and SharedToken(*json.loads(plain)).generation > token.generation:
-                return
+            held = self._open_shared(raw, ticket, scope)
+            shared = change(held)
+            if raw is not None and shared == held:
+                return held
+            sealed = self._ring.seal(_SHARED, encode_shared(shared), scope + ticket.user).encode("ascii")
             if await self._store.swap(key, raw, sealed, ttl=ttl):
-                return
+                return shared
+        return shared
 
     async def forget_shared(self, ticket: Ticket, scope: str) -> None:
-        """Delete the shared refresh token, with the user's last session."""
+        """Delete the shared refresh tokens, with the user's last session."""
         await self._store.delete(keys.token_record(ticket.user, scope))
 
     async def is_dead(self, refresh_token: str) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from authproxy.model import Network
 from authproxy.settings import (
     crosscheck_apps,
     crosscheck_fallthrough,
@@ -23,6 +24,7 @@ from authproxy.settings.schema import AppShape, ListenConnections, Redis, RuleSh
 from authproxy.settings.scope import Scope
 
 _EVERYBODY: Final = 0  # prefix length of a network that holds every address
+_PROXY_PREFIXES: Final[Mapping[int, int]] = {4: 24, 6: 64}  # by IP version: wider networks hold clients
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _NAMED: Final = ("issuers", "tokens", "policies", "apps", "workspaces")
 
@@ -76,13 +78,35 @@ def _one_each(scope: Scope, places: Mapping[str, str]) -> None:
 
 def _trust(scope: Scope) -> None:
     listen = scope.settings.listen
-    for index, network in enumerate(listen.trusted_proxies):
+    path: KeyPath = ("listen", "trusted_proxies")
+    if not isinstance(listen.trusted_proxies, list):
+        path = (*path, "networks")
+    for index, network in enumerate(listen.trusted_networks):
         if network.prefixlen == _EVERYBODY:
-            scope.warn(
-                ("listen", "trusted_proxies", index), "lets everybody speak for any client; name your proxies only"
-            )
-    if listen.decisions and not listen.trusted_proxies and not scope.broken("listen", "trusted_proxies"):
+            scope.warn((*path, index), "lets everybody speak for any client; name your proxies only")
+        else:
+            _wide_trust(scope, (*path, index), network)
+    if listen.decisions and not listen.trusted_networks and not scope.broken("listen", "trusted_proxies"):
         scope.warn(("listen", "decisions"), "nobody will be believed; name the ingress in listen.trusted_proxies")
+
+
+def _wide_trust(scope: Scope, path: KeyPath, network: Network) -> None:
+    """Warn about a network that holds more than proxies where a rule goes by the client's address."""
+    narrowest = _PROXY_PREFIXES[network.version]
+    if network.prefixlen >= narrowest:
+        return
+    rules = [
+        f"policies.{name}.any[{index}]"
+        for name, policy in scope.settings.policies.items()
+        for index, rule in enumerate(policy.any or [])
+        if rule.networks
+    ]
+    if rules:
+        scope.warn(
+            path,
+            f"is wider than /{narrowest}: a client in it chooses its own address and passes {rules[0]}.networks;"
+            " name the addresses of your proxies only",
+        )
 
 
 def _public_url(scope: Scope) -> None:

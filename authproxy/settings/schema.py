@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from authproxy.model import Kind
+from authproxy.model import Kind, Network
 from authproxy.settings.values import STRICT
 from authproxy.settings.values import Cidr as Cidr
 from authproxy.settings.values import Duration as Duration
@@ -49,6 +49,13 @@ class ListenConnections(Shape):
     per_client: int = Field(default=15_000, ge=1, le=1_000_000)
 
 
+class TrustedProxiesShape(Shape):
+    """The peers that may name the client, and how many proxies there are: ``hops`` counts them, the peer included."""
+
+    networks: list[Cidr] = Field(min_length=1)
+    hops: int | None = Field(default=None, ge=1, le=100)
+
+
 class Listen(Shape):
     """Sockets.  Addresses are ``host:port`` or ``unix:/path``."""
 
@@ -57,10 +64,22 @@ class Listen(Shape):
     decisions: str | None = None
     admin: str | None = "127.0.0.1:9090"
     admin_secret: SecretRef | None = None
-    trusted_proxies: list[Cidr] = []
+    trusted_proxies: list[Cidr] | TrustedProxiesShape = []
     connections: ListenConnections = ListenConnections()
     workers: int = Field(default=1, ge=1, le=64)
     drain: Drain = Drain()
+
+    @property
+    def trusted_networks(self) -> list[Network]:
+        """The networks of ``trusted_proxies``, in either form."""
+        trusted = self.trusted_proxies
+        return trusted if isinstance(trusted, list) else trusted.networks
+
+    @property
+    def trusted_hops(self) -> int:
+        """The ``hops`` of ``trusted_proxies``; 0 where they are left out."""
+        trusted = self.trusted_proxies
+        return 0 if isinstance(trusted, list) else trusted.hops or 0
 
 
 class RedisSentinel(Shape):
@@ -112,6 +131,7 @@ class Session(Shape):
     cookie: Cookie = Cookie()
     idle: Duration = 8 * 3600.0
     absolute: Duration = 168 * 3600.0
+    refresh_grace: Duration = 3600.0
 
 
 class Endpoints(Shape):

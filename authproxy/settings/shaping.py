@@ -28,6 +28,7 @@ STAND_INS: Final[Mapping[str, Any]] = {
     "every": "1s",
     "issuer": "https://stand-in.invalid",
     "key": "stand-in",
+    "networks": ["192.0.2.0/28"],
     "nodes": ["stand-in:6379"],
     "path": "/stand-in",
     "policy": "",

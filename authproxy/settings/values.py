@@ -62,11 +62,11 @@ Duration = Annotated[
 
 def _network(value: object) -> Network:
     if not isinstance(value, str):
-        raise ValueError("must be an address or a network such as 10.0.0.0/8")
+        raise ValueError("must be an address or a network such as 192.0.2.0/28")
     try:
         network = ip_network(value, strict=False)
     except ValueError:
-        raise ValueError("must be an address or a network such as 10.0.0.0/8") from None
+        raise ValueError("must be an address or a network such as 192.0.2.0/28") from None
     if "/" in value and network.network_address != ip_network(value.partition("/")[0]).network_address:
         raise ValueError(f"names an address inside a network; did you mean {network}?")
     return network

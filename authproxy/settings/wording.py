@@ -23,6 +23,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "every": "every: 6s",
     "issuer": "issuer: https://dex.example.com",
     "key": "key: tls.key",
+    "networks": "networks: [192.0.2.0/28]",
     "nodes": "nodes: [s1:26379, s2:26379, s3:26379]",
     "path": "path: /",
     "policy": "policy: staff",
@@ -42,6 +43,7 @@ _EITHER: Final[Mapping[str, str]] = {
     "authorization": "must be one of none, id_token, access_token, pass, or {bearer: {file: …}}",
     "env": "must be the name of a variable, or a list of names",
     "provider": "must be the name of a provider, or a list of names",
+    "trusted_proxies": "must be a list of networks such as [192.0.2.0/28], or {networks: [192.0.2.0/28], hops: 1}",
     "url": "must be a URL such as redis://redis:6379, or {env: …} or {file: …}",
 }
 """For keys that take more than one shape, when none fits."""

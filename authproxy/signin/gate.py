@@ -11,11 +11,16 @@ from types import TracebackType
 from typing import Final
 
 from authproxy.errors import ProviderError
+from authproxy.oidc.grants import AnswerUnproved
 
 AT_ONCE: Final = 32
 """Calls of one process that may be under way at the same time."""
 LONGEST: Final = 60.0
 """Seconds for which a ``Retry-After`` holds everybody off; what is longer holds for the session that was told."""
+FAILURES: Final = 5
+"""Calls in a row without an answer after which the provider counts as down."""
+PAUSE_SECONDS: Final = 1.0
+"""While it is down, one call in this time finds out whether it is back."""
 
 
 class Gate:
@@ -28,12 +33,15 @@ class Gate:
         self._clock: Final = clock
         self._turns: Final = asyncio.Semaphore(AT_ONCE)
         self._closed_until = float("-inf")
+        self._failures = 0
+        self._probe_at = float("-inf")
 
     async def __aenter__(self) -> None:
         self._check()
         await self._turns.acquire()
         try:
-            self._check()  # somebody may have been told while we waited
+            self._check()  # the provider may have asked to wait meanwhile
+            self._admit()
         except ProviderError:
             self._turns.release()
             raise
@@ -42,6 +50,9 @@ class Gate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._turns.release()
+        # An answer of any status shows that the provider is there, and says something about one grant alone.
+        unanswered = isinstance(error, ProviderError) and not error.status and not isinstance(error, AnswerUnproved)
+        self._failures = self._failures + 1 if unanswered else 0
         if isinstance(error, ProviderError) and error.retry_after:
             self._closed_until = self._clock() + min(error.retry_after, LONGEST)
 
@@ -49,6 +60,15 @@ class Gate:
         left = self._closed_until - self._clock()
         if 0.0 < left <= LONGEST:  # a clock that was set back must not hold us off for longer
             raise ProviderError("the provider has asked to wait", retry_after=left)
+
+    def _admit(self) -> None:
+        """While the provider is down, let one call a second through."""
+        if self._failures < FAILURES:
+            return
+        left = self._probe_at - self._clock()
+        if 0.0 < left <= PAUSE_SECONDS:
+            raise ProviderError("the provider did not answer the last calls", retry_after=left)
+        self._probe_at = self._clock() + PAUSE_SECONDS
 
     def __repr__(self) -> str:
         return f"<Gate {'closed' if self._closed_until > self._clock() else 'open'}>"

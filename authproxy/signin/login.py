@@ -29,13 +29,15 @@ from authproxy.model import Identity, RequestInfo
 from authproxy.oidc.provider import Provider, TokenSet
 from authproxy.sessions.cookie import SessionCookie, Ticket, new_ticket
 from authproxy.sessions.live import LiveView
-from authproxy.sessions.marks import Mark, Marks
+from authproxy.sessions.marks import Marks
+from authproxy.sessions.records import Record
 from authproxy.sessions.sealing import digest, token
-from authproxy.sessions.vault import Record, SharedToken, Vault
+from authproxy.sessions.vault import Vault
 from authproxy.signin.browser import Browser, BrowserCookie
 from authproxy.signin.identity import live_session
 from authproxy.signin.refresh import Refresher
 from authproxy.signin.state import LIFETIME, SignInState, StateCookies
+from authproxy.signin.termination import Termination
 from authproxy.store import keys
 from authproxy.store.base import Store
 from authproxy.throttle import Bucket, Throttle, browser_bucket, client_bucket, device_bucket, user_bucket
@@ -78,8 +80,8 @@ class Login:
 
     def __init__(
         self, *, providers: Mapping[str, Provider], states: StateCookies, browsers: BrowserCookie,
-        cookie: SessionCookie, vault: Vault, live: LiveView, marks: Marks, refresher: Refresher, store: Store,
-        throttle: Throttle, absolute: float, clock: Callable[[], float],
+        cookie: SessionCookie, vault: Vault, live: LiveView, marks: Marks, refresher: Refresher,
+        termination: Termination, store: Store, throttle: Throttle, absolute: float, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._providers: Final = providers
         self._states: Final = states
@@ -89,6 +91,7 @@ class Login:
         self._live: Final = live
         self._marks: Final = marks
         self._refresher: Final = refresher
+        self._termination: Final = termination
         self._store: Final = store
         self._throttle: Final = throttle
         self._absolute: Final = absolute
@@ -136,6 +139,10 @@ class Login:
         content, suffix = found
         if content.provider != provider.name:  # mix-up, RFC 9700 section 4.4
             raise BadRequest("provider_mismatch", "The answer came from another provider than the one that was asked.")
+        try:
+            await provider.ensure()  # nothing is spent while it could not be judged: the same callback can come again
+        except ProviderError as error:
+            raise _provider_away(provider, error) from None
         if not await self._spend(state, content.target):
             return await self._seen_before(info, state)
         code = await self._code(provider, parameters)
@@ -160,14 +167,16 @@ class Login:
         with suppress(StoreUnavailable):
             sealed = await self._store.get(keys.spent_state(digest("state", state)))
         target = self._states.open_target(state, sealed) if sealed else None
-        if target is not None and any(self._live_ticket(sealed) for sealed in self._cookie.find(info.headers)):
+        if target is not None and any(
+            self._live_ticket(sealed, info.host) for sealed in self._cookie.find(info.headers)
+        ):
             return Finished(target, (), None)
         raise BadRequest(
             "state_unknown", "This sign-in was not begun in this browser, took too long, or was finished already."
         )
 
-    def _live_ticket(self, sealed: str) -> Ticket | None:
-        ticket = self._cookie.open(sealed)
+    def _live_ticket(self, sealed: str, host: str) -> Ticket | None:
+        ticket = self._cookie.open(sealed, host)
         if ticket is None or self._clock() >= ticket.absolute_end or self._marks.revokes(ticket):
             return None
         return ticket
@@ -233,17 +242,18 @@ class Login:
         now = self._clock()
         sid = tokens.claims.get("sid")
         ticket = new_ticket(
-            provider=provider.name, issuer=provider.issuer, subject=str(tokens.claims["sub"]), now=now,
-            absolute=self._absolute, refresh_token=tokens.refresh_token,
+            provider=provider.name, issuer=provider.issuer, subject=str(tokens.claims["sub"]),
+            host=self._cookie.host_of(info.host), now=now, absolute=self._absolute,
+            refresh_token=tokens.refresh_token, issued_at=tokens.issued_at,
             provider_sid=sid if isinstance(sid, str) else "",
         )  # fmt: skip
         if self._marks.revokes(ticket):  # signed out at the provider while the callback was on its way
             raise Forbidden("session_revoked", "You were signed out at the provider. Please sign in again.")
-        ticket = await self._share(ticket)
+        await self._refresher.share(ticket)
         record = Record(
-            generation=ticket.generation, refresh_token=tokens.refresh_token, id_token=tokens.id_token,
+            generation=ticket.generation, token=ticket.token, id_token=tokens.id_token,
             access_token=tokens.access_token, claims=dict(tokens.claims), expires_at=tokens.expires_at,
-            last_used=now, refreshed_at=now,
+            last_used=now, refreshed_at=provider.now(),
         )  # fmt: skip
         try:
             await self._vault.save(ticket, record, expected=None, now=now)
@@ -260,27 +270,13 @@ class Login:
             ) from None
         return Finished(target, cookies, session.identity)
 
-    async def _share(self, ticket: Ticket) -> Ticket:
-        """With one refresh token for each user, the newest sign-in's token replaces the one that it killed."""
-        scope = self._refresher.scope(ticket)
-        if scope is None or not ticket.refresh_token:
-            return ticket
-        with suppress(StoreUnavailable):
-            shared = await self._vault.shared_token(ticket, scope)
-            ticket = ticket._replace(generation=(shared.generation if shared else 0) + 1)
-            token_record = SharedToken(ticket.generation, ticket.refresh_token)
-            await self._vault.share_token(ticket, scope, token_record, now=self._clock())
-        return ticket
-
     async def _end_previous(self, info: RequestInfo, ticket: Ticket) -> None:
         """End the session whose cookie this sign-in overwrites, unless another tab began it a moment ago."""
         for sealed in self._cookie.find(info.headers):
-            old = self._cookie.open(sealed)
+            old = self._cookie.open(sealed, info.host)
             if old is None or (old.user == ticket.user and self._clock() - old.signed_in_at < _RACE):
                 continue
-            await self._marks.add(Mark("session", old.id, old.absolute_end, old.absolute_end))
-            with suppress(StoreUnavailable):
-                await self._vault.forget(old)
+            await self._termination.end(old, "replaced", "another sign-in in the same browser")
 
 
 def _provider_away(provider: Provider, error: ProviderError) -> Unavailable | UpstreamFailed:

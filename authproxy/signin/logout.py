@@ -13,15 +13,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from authproxy.errors import BadRequest, GrantRefused, InvalidToken, ProviderError, StoreUnavailable
-from authproxy.model import Headers
+from authproxy.errors import BadRequest, GrantRefused, InvalidToken, ProviderError, StoreUnavailable, Unavailable
+from authproxy.model import RequestInfo
 from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import SessionCookie, Ticket, user_digest
 from authproxy.sessions.live import LiveView
 from authproxy.sessions.marks import Mark, Marks, bearer_sid, bearer_subject, sid_name
+from authproxy.sessions.records import newest_first
 from authproxy.sessions.sealing import digest
 from authproxy.sessions.vault import Vault
+from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher
+from authproxy.signin.termination import Termination
 from authproxy.store import keys
 from authproxy.store.base import Store
 
@@ -35,7 +38,8 @@ class Logout:
 
     def __init__(
         self, *, providers: Mapping[str, Provider], cookie: SessionCookie, vault: Vault, live: LiveView, marks: Marks,
-        refresher: Refresher, store: Store, absolute: float, clock: Callable[[], float],
+        refresher: Refresher, recall: Recall, termination: Termination, store: Store, absolute: float,
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._providers: Final = providers
         self._cookie: Final = cookie
@@ -43,39 +47,39 @@ class Logout:
         self._live: Final = live
         self._marks: Final = marks
         self._refresher: Final = refresher
+        self._recall: Final = recall
+        self._termination: Final = termination
         self._store: Final = store
         self._absolute: Final = absolute
         self._clock: Final = clock
         self._farewells: Final[set[asyncio.Task[None]]] = set()
 
-    async def end(self, headers: Headers) -> tuple[Ticket | None, str]:
+    async def end(self, info: RequestInfo) -> tuple[Ticket | None, str]:
         """End every session whose cookie the request carries; the last one's ticket and ID token, for the provider."""
         ended: tuple[Ticket | None, str] = (None, "")
-        for sealed in self._cookie.find(headers):
-            ticket = self._cookie.open(sealed)
+        for sealed in self._cookie.find(info.headers):
+            ticket = self._cookie.open(sealed, info.host)
             if ticket is not None and not self._marks.revokes(ticket):
                 ended = (ticket, await self._end(ticket))
         return ended
 
     async def _end(self, ticket: Ticket) -> str:
-        id_token, refresh_token, left = "", ticket.refresh_token, 0
+        """End one session; its own ID token, "" when it is not known."""
         live = self._live.by_id(ticket.id)
-        if live is not None:
-            id_token, refresh_token = live.record.id_token, live.record.refresh_token
+        record = live.record if live is not None else None
         with suppress(StoreUnavailable):
             stored = await self._vault.load(ticket)
-            if stored is not None:
-                id_token, refresh_token = stored.record.id_token, stored.record.refresh_token
-        await self._marks.add(Mark("session", ticket.id, ticket.absolute_end, ticket.absolute_end))
-        with suppress(StoreUnavailable):
-            left = await self._vault.forget(ticket)
-        self._say_farewell(ticket, refresh_token, left)
-        return id_token
+            if stored is not None and (record is None or stored.record.rank > record.rank):
+                record = stored.record
+        token = record.token if record else ticket.token
+        await self._refresher.share(ticket._replace(token=token))  # the user's other sessions may live by it
+        await self._termination.end(ticket, "signed_out", "signed out")
+        self._say_farewell(ticket, token.value)
+        return (record.hint or record.id_token) if record else ""
 
-    def _say_farewell(self, ticket: Ticket, refresh_token: str, left: int) -> None:
-        """Tell the provider, without letting the user wait for it."""
-        shared = self._refresher.scope(ticket) is not None
-        if ticket.provider not in self._providers or not refresh_token or (shared and left):
+    def _say_farewell(self, ticket: Ticket, refresh_token: str) -> None:
+        """Revoke the session's grant at the provider, without letting the user wait for it."""
+        if ticket.provider not in self._providers or not refresh_token:
             return
         task = asyncio.get_running_loop().create_task(self._revoke(ticket, refresh_token))
         self._farewells.add(task)
@@ -85,30 +89,53 @@ class Logout:
         provider = self._providers[ticket.provider]
         scope = self._refresher.scope(ticket)
         if scope is not None:
-            with suppress(StoreUnavailable):
-                newest = await self._vault.shared_token(ticket, scope)
-                refresh_token = newest.refresh_token if newest else refresh_token
-                await self._vault.forget_shared(ticket, scope)
+            try:
+                newest = await self._take_shared(ticket, scope)
+            except StoreUnavailable:  # another device may use the token, and nothing says that none does
+                return
+            if newest is None:
+                return
+            refresh_token = newest or refresh_token
         if await provider.revoke(refresh_token, "refresh_token"):
             return
         with suppress(ProviderError, GrantRefused, InvalidToken):  # spent: a copy of it is worth nothing any more
             await provider.refresh(refresh_token, subject=ticket.subject)
 
+    async def _take_shared(self, ticket: Ticket, scope: str) -> str | None:
+        """The token that the user's sessions shared, removed from the store; None while another session uses it.
+
+        An emptied store has lost its index of sessions: every replica writes what it holds first.
+        """
+        await self._recall(ticket.user, _never)
+        if self._live.of_user(ticket.user) or await self._vault.count(ticket):
+            return None
+        shared = newest_first((await self._vault.shared(ticket, scope)).tokens, {})
+        await self._vault.forget_shared(ticket, scope)
+        return shared[0].value if shared else ""
+
     async def by_provider(self, token: str) -> str:
         """Obey a logout token (OIDC Back-Channel Logout 1.0 section 2.6); what it ended, for the audit record.
 
-        Raises ``BadRequest`` for a token that is not what it must be, or that was obeyed before.
+        Raises ``BadRequest`` for a token that is not what it must be, or that was obeyed before, and ``Unavailable``
+        when that is not certain now: the provider may send it again.
         """
+        unchecked: ProviderError | None = None
         for provider in self._providers.values():
             try:
                 claims = await provider.logout_token(token)
             except ProviderError as error:
                 log.warning("a logout token cannot be checked: %s", error)
+                unchecked = error
                 continue
             except InvalidToken as invalid:
                 log.info("a logout token was refused: %s", invalid.code)
                 continue
             return await self._obey(provider, claims)
+        if unchecked is not None:
+            raise Unavailable(
+                "logout_token_unchecked", "The logout token cannot be checked right now. Please send it again.",
+                reason=str(unchecked), retry_after=unchecked.retry_after,
+            )  # fmt: skip
         raise BadRequest("invalid_logout_token", "The logout token is not valid.")
 
     async def _obey(self, provider: Provider, claims: Mapping[str, object]) -> str:
@@ -138,3 +165,7 @@ class Logout:
         for task in list(self._farewells):
             task.cancel()
         await asyncio.gather(*self._farewells, return_exceptions=True)
+
+
+async def _never() -> bool:
+    return False

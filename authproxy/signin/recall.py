@@ -15,12 +15,13 @@ from typing import Final
 from authproxy.errors import StoreUnavailable
 from authproxy.sessions.flight import SingleFlight
 from authproxy.sessions.live import LiveSession, LiveView
+from authproxy.sessions.records import RefreshToken, SharedTokens
 from authproxy.sessions.replicas import Replicas
-from authproxy.sessions.vault import SharedToken, Vault
+from authproxy.sessions.vault import Vault
 
 log = logging.getLogger("authproxy.signin")
-PATIENCE: Final = 0.25
-"""Seconds that others are given to write what they hold."""
+PATIENCE: Final = 2.0
+"""Seconds that others are given to write what they hold.  They answer when they have: usually in a few milliseconds."""
 _LOOK: Final = 0.025
 
 
@@ -38,22 +39,29 @@ class Recall:
         self._clock: Final = clock
         self._writing: Final[SingleFlight[None]] = SingleFlight()
         self._asking: Final[SingleFlight[None]] = SingleFlight()
+        self._answering: Final[SingleFlight[None]] = SingleFlight()
 
-    def answer(self, user: str) -> None:
-        """Another replica asks for what is known of a user: write it, in the background."""
-        if self._live.of_user(user):
-            self._writing.start(user, lambda: self._written(user))
+    def answer(self, user: str, asking: str) -> None:
+        """The replica ``asking`` needs what is known of a user: write it, in the background, and say so."""
+        self._answering.start(f"{asking} {user}", lambda: self._answer(user, asking))
+
+    async def _answer(self, user: str, asking: str) -> None:
+        with suppress(StoreUnavailable):
+            if self._live.of_user(user):
+                await self._writing.run(user, lambda: self._written(user))
+            await self._replicas.answer(asking, user)
 
     async def __call__(self, user: str, found: Callable[[], Awaitable[bool]]) -> None:
-        """Have everybody write what they hold of a user; wait until ``found``, or for a quarter of a second."""
+        """Have every replica write what it holds of a user; until ``found``, or all have answered."""
         with suppress(StoreUnavailable):
             await self._writing.run(user, lambda: self._written(user))
-            if self._replicas.others and not await found():
-                await self._asking.run(user, lambda: self._replicas.ask(user))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(PATIENCE):
-                        while not await found():  # noqa: ASYNC110 -- another process writes it
-                            await asyncio.sleep(_LOOK)
+            if not self._replicas.others or await found():
+                return
+            asking = self._asking.start(user, lambda: self._replicas.ask(user, seconds=PATIENCE))
+            while not asking.done():
+                await asyncio.wait([asking], timeout=_LOOK)
+                if await found():
+                    return
 
     async def _written(self, user: str) -> None:
         for session in self._live.of_user(user):  # what was revoked is not among them
@@ -67,11 +75,15 @@ class Recall:
             expected = stored.raw if stored else None
             await self._vault.save(session.ticket, record, expected=expected, now=self._clock())
         scope = self._scope(session)
-        if scope is not None and session.record.refresh_token:
-            shared = SharedToken(session.record.generation, session.record.refresh_token)
-            await self._vault.share_token(session.ticket, scope, shared, now=self._clock())
+        if scope is not None and session.record.token.value:
+            await self._vault.update_shared(session.ticket, scope, _adding(session.record.token), now=self._clock())
 
     async def close(self) -> None:
         """Let what is being written finish."""
         await self._writing.close()
         await self._asking.close()
+        await self._answering.close()
+
+
+def _adding(token: RefreshToken) -> Callable[[SharedTokens], SharedTokens]:
+    return lambda held: held.with_token(token)

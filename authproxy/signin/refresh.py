@@ -1,337 +1,363 @@
 """Renewing a session's tokens: once across tasks and replicas, with the newest refresh token, wherever it is.
 
-A lease in the store lets one replica talk to the provider; the others wait for the record that it writes.  The lease is
-renewed while the provider takes its time, and the record is written by compare-and-set, so that an older result never
-replaces a newer one.  Only the provider's own word that a token is dead ends a session.
+A lease in the store lets one replica talk to the provider; the others wait for the record that it writes.  No token is
+sent before the lease is written, unless the store is unreachable; then a lock of this process and the turns of the
+replicas stand in for it.  Only the provider's own word that no token of the session is alive ends a session.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
-from authproxy.errors import GrantRefused, InvalidToken, ProviderError, SessionEnded, StoreUnavailable
-from authproxy.oidc.grants import AnswerUnproved
+from authproxy.errors import GrantRefused, ProviderError, SessionEnded, StoreSlow, StoreUnavailable
+from authproxy.oidc.grants import AnswerInvalid, AnswerUnproved
 from authproxy.oidc.provider import Provider, TokenSet
+from authproxy.sessions.claims import read
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.live import LiveView
 from authproxy.sessions.marks import Marks
+from authproxy.sessions.records import Rank, Record, RefreshToken, SharedTokens
 from authproxy.sessions.replicas import Replicas
-from authproxy.sessions.sealing import token
-from authproxy.sessions.vault import Rank, Record, SharedToken, Stored, Vault, share_scope
+from authproxy.sessions.vault import Stored, Vault, share_scope
 from authproxy.signin.gate import Gate
+from authproxy.signin.grace import RefreshGrace
 from authproxy.signin.recall import Recall
+from authproxy.signin.refresh_lease import SETTLING_SECONDS, STORE_RETRY_SECONDS, Postponed, RefreshLease
+from authproxy.signin.token_pool import TokenPool
 from authproxy.store import keys
 from authproxy.store.base import Store
 
 log = logging.getLogger("authproxy.signin")
 
-_LEASE: Final = 10.0  # seconds; renewed every third of it
-_PATIENCE: Final = 20.0  # seconds to wait for the replica that holds the lease
-_POLL: Final = 0.1
-_POLL_MAX: Final = 0.5  # many may wait, and each look costs the store two commands
-_BLIP: Final = 2.0  # seconds for which a store that does not answer may come back: longer than its breaker's pause
-_LATE_SHARES: Final = 20  # looks, a tenth of a second apart
-_TURN: Final = 10.0  # seconds after expiry that the others leave a renewal to the replica whose turn it is
-_SETTLING: Final = 60.0  # seconds after the store failed in which others may know more than it does
-_FRESH: Final = 5.0  # seconds a record must still be good for, to be taken instead of refreshing
+_POLL_SECONDS: Final = 0.1
+_WRITE_SECONDS: Final = 10.0  # for a store that is slow, after a rotation
+_LATE_LOOKS: Final = 20  # a tenth of a second apart
+_UNCERTAIN_SECONDS: Final = 10.0  # after the store failed, in which replicas may still have to write what they hold
 
 
 class Rotated(ProviderError):
-    """The provider rotated the refresh token, but what it sent beside it could not be proved for now.
+    """The provider rotated the refresh token, but what it sent beside it cannot be used now.
 
     ``record`` holds the new refresh token and the old proof.
     """
 
     def __init__(self, error: ProviderError, record: Record) -> None:
-        super().__init__(str(error), retry_after=error.retry_after)
+        super().__init__(str(error), retry_after=error.retry_after, status=error.status)
         self.record = record
 
 
-class Postponed(ProviderError):
-    """The store, and with it the lease, is away, and it is another replica's turn: two shall not spend one token."""
+class _View(NamedTuple):
+    """What is known of a session before a refresh: its record in the store, and the tokens that may be alive."""
 
+    stored: Stored | None
+    shared: SharedTokens | None  # None where sessions share nothing, or the store did not answer
+    known: Record | None
 
-class Candidate(NamedTuple):
-    """A refresh token and where it stands in the line of its generations."""
-
-    generation: int
-    refresh_token: str
-
-    def __repr__(self) -> str:
-        return f"<Candidate generation {self.generation}>"
+    @property
+    def previous(self) -> Record | None:
+        return self.stored.record if self.stored else self.known
 
 
 class Refresher:
-    """Makes a new record for a session from its newest refresh token."""
+    """Makes a new record for a session from its newest refresh token.
+
+    ``vault`` and ``store`` are those with patience (``store.patient``).  ``on_failure`` gets the provider's name and
+    the reason of every refresh that failed: refused, invalid, limited, unavailable or unusable.
+    """
 
     def __init__(
         self, *, providers: Mapping[str, Provider], vault: Vault, store: Store, live: LiveView, marks: Marks,
-        replicas: Replicas, recall: Recall, clock: Callable[[], float],
+        replicas: Replicas, recall: Recall, grace: RefreshGrace, on_failure: Callable[[str, str], None],
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._providers: Final = providers
         self._live: Final = live
-        self._marks: Final = marks
         self._replicas: Final = replicas
         self._recall: Final = recall
+        self._grace: Final = grace
+        self._on_failure: Final = on_failure
         self._gates: Final = {name: Gate(clock) for name in providers}
-        self._away_at = float("-inf")  # when the store last failed
+        self._pool: Final = TokenPool(vault, clock=clock)
+        self._lease: Final = RefreshLease(
+            store=store, vault=vault, marks=marks, replicas=replicas, providers=providers, clock=clock
+        )
         self._vault: Final = vault
-        self._store: Final = store
         self._clock: Final = clock
 
     async def refresh(self, ticket: Ticket, known: Record | None, *, last_used: float) -> Record:
         """The session's next record, made here or by another replica meanwhile.
 
-        Raises ``SessionEnded`` when the provider calls the token dead, ``ProviderError`` when it could not be asked,
+        Raises ``SessionEnded`` when the provider calls every token dead, ``ProviderError`` when it could not be asked,
         of it ``Postponed`` when that is left to another replica.
         """
         rank = max((ticket.generation, 0.0), known.rank if known else (0, 0.0))
-        async with self._leased(ticket, rank, known) as made_elsewhere:
+        key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
+        async with self._lease.hold(key, ticket, rank, known) as made_elsewhere:
             if made_elsewhere is not None:
                 return made_elsewhere
             return await self._renew(ticket, known, rank, last_used)
 
     @property
-    def alone(self) -> bool:
-        """Whether the store failed lately, so that replicas have to get along without it."""
-        return self._clock() - max(self._away_at, self._marks.failed_at) < _SETTLING
+    def store_failed_recently(self) -> bool:
+        """Whether other replicas may hold newer tokens than the store."""
+        return self._lease.store_failed_within(SETTLING_SECONDS)
 
     def scope(self, ticket: Ticket) -> str | None:
-        """The name under which the user's sessions share a refresh token, or None where each has its own."""
+        """The name under which the user's sessions share refresh tokens, or None where each has its own."""
         return shared_by(self._providers, ticket)
 
-    @asynccontextmanager
-    async def _leased(self, ticket: Ticket, rank: Rank, known: Record | None) -> AsyncIterator[Record | None]:
-        """Hold the lease; yields a record instead when whoever held it made one.  Without the store there is none."""
-        key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
-        owner = token(16)
-        ahead = known is not None and known.expires_at > self._clock()
-        try:
-            made = await self._take_lease(key, owner, ticket, rank, wait=not (ahead or self.alone))
-        except StoreUnavailable:
-            self._check_turn(key, known)
-            made = None  # the provider's own rules for reuse are all that is left between two replicas
-        if made is not None:
-            yield made
-            return
-        renewal = asyncio.get_running_loop().create_task(self._keep(key, owner))
-        try:
-            yield None
-        finally:
-            renewal.cancel()
-            await asyncio.gather(renewal, return_exceptions=True)
-            with suppress(StoreUnavailable):
-                await self._store.release(key, owner)
-
-    async def _take_lease(self, key: str, owner: str, ticket: Ticket, rank: Rank, *, wait: bool) -> Record | None:
-        """Return None with the lease held, or the record that made taking it needless.  Raises StoreUnavailable.
-
-        A store that is away for a moment is waited for: two replicas that go on without a lease spend one token twice.
-        """
-        now, poll, held = asyncio.get_running_loop().time, _POLL, False
-        gone_at = now() + (_BLIP if wait else 0.0)
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                while True:
-                    try:
-                        if await self._store.lease(key, owner, ttl=_LEASE) is not None:
-                            return None
-                        held = True
-                        stored = await self._vault.load(ticket)
-                        if stored and self._is_newer(stored.record, rank):
-                            return stored.record
-                    except StoreUnavailable:
-                        if not held and now() >= gone_at:
-                            raise
-                    await asyncio.sleep(poll)
-                    poll = min(poll * 1.5, _POLL_MAX)
-        except TimeoutError:
-            raise ProviderError("another replica is still renewing this session") from None
-
-    def _check_turn(self, key: str, known: Record | None) -> None:
-        """Without the lease two replicas could spend one token: the one whose turn it is goes first.
-
-        The others go on with the proof that they have: the newer token comes to them by the cookie.
-        """
-        self._away_at = now = self._clock()
-        patient = known is not None and known.claims and now < known.expires_at + _TURN
-        if patient and not self._replicas.owns(key):
-            raise Postponed("the store is away, and it is another replica's turn to renew this session")
-
-    async def _keep(self, key: str, owner: str) -> None:
-        while True:
-            await asyncio.sleep(_LEASE / 3)
-            with suppress(StoreUnavailable):
-                await self._store.lease(key, owner, ttl=_LEASE)
-
-    def _is_newer(self, record: Record, than: Rank) -> bool:
-        return record.rank > than and record.expires_at > self._clock() + _FRESH
-
-    async def _stored(self, ticket: Ticket) -> Stored | None:
-        with suppress(StoreUnavailable):
-            return await self._vault.load(ticket)
-        return None
-
-    async def _shared(self, ticket: Ticket) -> SharedToken | None:
+    async def share(self, ticket: Ticket) -> None:
+        """A sign-in brought a new refresh token: with ``per_user`` it replaced those of the user's other sessions."""
         scope = self.scope(ticket)
-        if scope is None:
-            return None
-        with suppress(StoreUnavailable):
-            return await self._vault.shared_token(ticket, scope)
-        return None
+        if scope is None or not ticket.token.value:
+            return
+        self._hand_on(ticket, ticket.token)
+        try:
+            await self._pool.add(ticket, scope, ticket.token)
+        except StoreUnavailable:
+            self._lease.note_store_failed()
+
+    async def write_back(self) -> None:
+        """Write tokens that the store missed.  Raises ``StoreUnavailable``."""
+        await self._pool.write_back()
+
+    # Under the lease
 
     async def _renew(self, ticket: Ticket, known: Record | None, rank: Rank, last_used: float) -> Record:
-        stored = await self._stored(ticket)  # the lease is ours now: whatever was made before it was given is here
-        if stored and self._is_newer(stored.record, rank):
-            return stored.record
-        shared = await self._shared(ticket)
-        if self._may_be_behind(ticket, stored, shared):
-            stored, shared = await self._recalled(ticket, rank)
-            if stored and self._is_newer(stored.record, rank):
-                return stored.record
-        previous = stored.record if stored else known
-        newest = self._newest(ticket, known, stored, shared)
-        try:
-            tokens = await self._redeem(ticket, newest, previous)
-        except AnswerUnproved as unproved:
-            record = self._kept(newest, previous, unproved.refresh_token, last_used)
-            await self._write(ticket, record, stored)
-            raise Rotated(unproved, record) from None
-        except GrantRefused as refused:
-            newer = await self._newer_than(newest, ticket)
-            if newer is None:
-                await self._bury(ticket, newest)
-                raise SessionEnded(f"the provider refused the refresh token ({refused.error})") from None
-            newest, tokens = newer, await self._redeem_last(ticket, newer, previous)
-        record = self._next(newest, previous, tokens, last_used)
-        await self._write(ticket, record, stored)
+        view = await self._look(ticket, known)  # what was written before the lease was given is seen now
+        made = self._made_elsewhere(ticket, view, rank)
+        if made is None and self._may_be_behind(ticket, view):
+            await self._recalled(ticket, view)
+            view = await self._look(ticket, known)
+            made = self._made_elsewhere(ticket, view, rank)
+        if made is not None:
+            return made
+        spent, tokens = await self._redeem_newest(ticket, view, last_used)
+        record = self._next(ticket, view, spent, tokens, last_used)
+        await self._write(ticket, record, view.stored)
+        await self._grace.note_renewed(ticket, read(record.claims))
         return record
 
-    def _may_be_behind(self, ticket: Ticket, stored: Stored | None, shared: SharedToken | None) -> bool:
-        """Whether the store lost something, or was away while others went on without it."""
-        lacking = stored is None or (shared is None and self.scope(ticket) is not None)
-        return lacking or self.alone
+    def _made_elsewhere(self, ticket: Ticket, view: _View, rank: Rank) -> Record | None:
+        newer = view.stored is not None and self._lease.is_newer(ticket, view.stored.record, rank)
+        return view.stored.record if view.stored and newer else None
 
-    async def _recalled(self, ticket: Ticket, rank: Rank) -> tuple[Stored | None, SharedToken | None]:
+    async def _look(self, ticket: Ticket, known: Record | None) -> _View:
+        scope = self.scope(ticket)
+        live = self._live.by_id(ticket.id)
+        if live is not None and (known is None or live.record.rank > known.rank):
+            known = live.record  # another session handed a token on meanwhile
+        try:
+            stored = await self._vault.load(ticket)
+            shared = None if scope is None else await self._vault.shared(ticket, scope)
+        except StoreUnavailable:
+            self._lease.note_store_failed()
+            return _View(None, None, known)
+        return _View(stored, shared, known)
+
+    def _may_be_behind(self, ticket: Ticket, view: _View) -> bool:
+        """Whether the store lost something, or was away while others went on without it."""
+        lacking = view.stored is None or (self.scope(ticket) is not None and not (view.shared and view.shared.tokens))
+        return lacking or self.store_failed_recently
+
+    async def _recalled(self, ticket: Ticket, view: _View) -> None:
+        """Have the other replicas write what they hold of this user."""
+        records = [record for record in (view.known, view.stored.record if view.stored else None) if record]
+        held = max([(ticket.generation, 0.0), *(record.rank for record in records)])
+        families = {one.family for one in self._candidates(ticket, view)}
+
         async def found() -> bool:
-            stored, shared = await self._stored(ticket), await self._shared(ticket)
-            newer = stored is not None and stored.record.rank > rank
-            return newer or (shared is not None and shared.generation > rank[0])
+            seen = await self._look(ticket, None)
+            shared = seen.shared.tokens if seen.shared else ()
+            newer = seen.stored is not None and seen.stored.record.rank > held
+            return newer or any(one.family not in families for one in shared)
 
         await self._recall(ticket.user, found)
-        return await self._stored(ticket), await self._shared(ticket)
 
-    async def _newer_than(self, refused: Candidate, ticket: Ticket) -> Candidate | None:
-        """A token that replaced the refused one: another device's sign-in kills it before it shares its own."""
-        for _ in range(_LATE_SHARES if self.scope(ticket) is not None else 1):
-            stored = await self._stored(ticket)
-            newest = self._newest(ticket, None, stored, await self._shared(ticket))
-            if newest.generation > refused.generation:
-                return newest
-            await asyncio.sleep(_POLL)
-        return None
+    def _candidates(self, ticket: Ticket, view: _View) -> list[RefreshToken]:
+        """Every token that may be alive, the newest first.  Without sharing: the session's own, and no other."""
+        records = [record for record in (view.known, view.stored.record if view.stored else None) if record]
+        own = [ticket.token, *(record.token for record in records)]
+        scope = self.scope(ticket)
+        if scope is None:
+            return self._pool.candidates(ticket, None, SharedTokens(), own)
+        siblings = [session.record.token for session in self._live.of_user(ticket.user)]
+        return self._pool.candidates(ticket, scope, view.shared or SharedTokens(), [*own, *siblings])
 
-    async def _redeem_last(self, ticket: Ticket, newest: Candidate, previous: Record | None) -> TokenSet:
-        try:
-            return await self._redeem(ticket, newest, previous)
-        except GrantRefused as refused:
-            await self._bury(ticket, newest)
-            raise SessionEnded(f"the provider refused the refresh token ({refused.error})") from None
+    async def _redeem_newest(self, ticket: Ticket, view: _View, last_used: float) -> tuple[RefreshToken, TokenSet]:
+        """Redeem the newest token; after a refusal the user's other tokens, each once.  Raises ``SessionEnded``."""
+        refused = ""
+        looked = False
+        while True:
+            living = [one for one in self._candidates(ticket, view) if not await self._pool.is_dead(one.value)]
+            if not living:
+                if looked or not (refused or self._candidates(ticket, view)):
+                    raise self._nothing_left(ticket, view, refused)
+                looked, view = True, await self._look_later(ticket, view)
+                continue
+            if refused and not await self._pool.may_try_another(ticket, self.scope(ticket)):
+                raise ProviderError(
+                    "the provider refused a token, and the user's others are tried later", retry_after=20
+                )
+            try:
+                return living[0], await self._redeem(ticket, living[0], view, last_used)
+            except GrantRefused as error:
+                refused = error.error or "without a code"
+                self._on_failure(ticket.provider, "refused")
+                await self._pool.bury(ticket, self.scope(ticket), living[0].value)
 
-    async def _bury(self, ticket: Ticket, dead: Candidate) -> None:
-        with suppress(StoreUnavailable):
-            await self._vault.bury(dead.refresh_token, ttl=max(ticket.absolute_end - self._clock(), 1.0))
+    async def _look_later(self, ticket: Ticket, view: _View) -> _View:
+        """Every known token is refused: another device's sign-in replaces it a moment before it shares its own."""
+        await self._recalled(ticket, view)
+        for _ in range(_LATE_LOOKS if self.scope(ticket) is not None or self.store_failed_recently else 1):
+            view = await self._look(ticket, view.known)
+            if any([not await self._pool.is_dead(one.value) for one in self._candidates(ticket, view)]):
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        return view
 
-    def _newest(
-        self, ticket: Ticket, known: Record | None, stored: Stored | None, shared: SharedToken | None
-    ) -> Candidate:
-        found = [Candidate(ticket.generation, ticket.refresh_token), *self._siblings(ticket)]
-        found += [Candidate(r.generation, r.refresh_token) for r in (known, stored.record if stored else None) if r]
-        if shared:
-            found.append(Candidate(shared.generation, shared.refresh_token))
-        return max(found, key=lambda candidate: candidate.generation)
+    def _nothing_left(self, ticket: Ticket, view: _View, refused: str) -> Exception:
+        """What it means that no token is left to try."""
+        # Without the store, this replica cannot know that no other one holds a newer token.
+        certain = not (self._replicas.others and self._lease.store_failed_within(_UNCERTAIN_SECONDS))
+        proved = view.previous is not None and self._lease.ends_at(ticket, view.previous) > self._clock()
+        unseen = view.shared is None and self.scope(ticket) is not None
+        if unseen or (proved and not certain):
+            return Postponed("another replica may have a newer refresh token, and the store is away")
+        if refused:
+            reason = f"the provider refused the refresh token ({refused})"
+        elif ticket.token.value or (view.previous and view.previous.token.value):
+            reason = "the refresh token is known to be dead"
+        else:
+            reason = "the session has no refresh token and its ID token has expired"
+        return SessionEnded(reason, final=certain)
 
-    def _siblings(self, ticket: Ticket) -> Iterator[Candidate]:
-        """What other sessions in this memory have of a token that is shared."""
-        if self.scope(ticket) is not None:
-            for session in self._live.of_user(ticket.user):
-                yield Candidate(session.record.generation, session.record.refresh_token)
-
-    async def _redeem(self, ticket: Ticket, newest: Candidate, previous: Record | None) -> TokenSet:
-        if not newest.refresh_token:
-            raise SessionEnded("the session has no refresh token and its ID token has expired")
-        with suppress(StoreUnavailable):
-            if await self._vault.is_dead(newest.refresh_token):
-                raise SessionEnded("the refresh token is known to be dead")
-        provider = self._providers[ticket.provider]
-        claims = previous.claims if previous else None
+    async def _redeem(self, ticket: Ticket, newest: RefreshToken, view: _View, last_used: float) -> TokenSet:
+        """Send one token.  A replacement that comes is kept, whatever is wrong with the rest of the answer."""
+        provider, previous = self._providers[ticket.provider], view.previous
         try:
             async with self._gates[ticket.provider]:
-                return await provider.refresh(newest.refresh_token, subject=ticket.subject, previous=claims)
-        except InvalidToken as invalid:
+                tokens = await provider.refresh(
+                    newest.value, subject=ticket.subject, previous=previous.claims if previous else None
+                )
+        except AnswerUnproved as unproved:
+            self._on_failure(ticket.provider, "unusable")
+            record = self._kept(ticket, view, newest.rotated(unproved.refresh_token, unproved.issued_at), last_used)
+            await self._write(ticket, record, view.stored)
+            raise Rotated(unproved, record) from None
+        except AnswerInvalid as invalid:
+            self._on_failure(ticket.provider, "invalid")
+            await self._keep_for_others(ticket, newest.rotated(invalid.refresh_token, invalid.issued_at))
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
-
-    def _next(self, newest: Candidate, previous: Record | None, tokens: TokenSet, last_used: float) -> Record:
-        if not tokens.claims and (previous is None or not previous.claims):
+        except ProviderError as error:
+            self._on_failure(ticket.provider, "limited" if error.retry_after or error.status == 429 else "unavailable")
+            ended_at = self._lease.ends_at(ticket, previous) if previous else 0.0
+            if previous and await self._grace.is_over(ticket, previous.claims, ended_at, error):
+                raise SessionEnded("the provider renews other users' sessions and not this one") from None
+            raise
+        if not tokens.claims and not (previous and previous.claims):
+            await self._keep_for_others(ticket, newest.rotated(tokens.refresh_token, tokens.issued_at))
             raise SessionEnded("the provider sent no ID token, and the record with the old one is gone")
+        return tokens
+
+    async def _keep_for_others(self, ticket: Ticket, replacement: RefreshToken) -> None:
+        """This session ends; what it has spent was the other sessions' token too, or else is of no use any more."""
+        scope = self.scope(ticket)
+        if scope is None:
+            await self._pool.bury(ticket, None, replacement.value)
+            return
+        self._hand_on(ticket, replacement)
+        with suppress(StoreUnavailable):
+            await self._pool.add(ticket, scope, replacement)
+
+    def _next(self, ticket: Ticket, view: _View, spent: RefreshToken, tokens: TokenSet, last_used: float) -> Record:
+        previous = view.previous
         keep = previous if not tokens.id_token else None  # OIDC Core section 12.2: a new ID token is optional
         return Record(
-            generation=newest.generation + 1,
-            refresh_token=tokens.refresh_token or newest.refresh_token,
+            generation=self._next_generation(ticket, view),
+            token=spent.rotated(tokens.refresh_token, tokens.issued_at),
             id_token=keep.id_token if keep else tokens.id_token,
             access_token=tokens.access_token,
             claims=dict(keep.claims if keep else tokens.claims),
             # Without a new ID token, the claims are as fresh as the access token that came instead.
             expires_at=tokens.access_expires_at if keep else tokens.expires_at,
             last_used=last_used,
-            refreshed_at=self._clock(),
+            refreshed_at=self._providers[ticket.provider].now(),
+            hint=self._hint(ticket, tokens, previous),
         )
 
     @staticmethod
-    def _kept(newest: Candidate, previous: Record | None, refresh_token: str, last_used: float) -> Record:
+    def _hint(ticket: Ticket, tokens: TokenSet, previous: Record | None) -> str:
+        """The session's own ID token, where the new one has another ``sid``: that of the device whose token was sent.
+
+        The provider's sign-out page would end that other device's session.
+        """
+        if not ticket.provider_sid or not tokens.id_token or tokens.claims.get("sid") in (ticket.provider_sid, None):
+            return "" if tokens.id_token or previous is None else previous.hint
+        return (previous.hint or previous.id_token) if previous else ""
+
+    def _next_generation(self, ticket: Ticket, view: _View) -> int:
+        live = self._live.by_id(ticket.id)
+        records = (view.known, view.previous, live.record if live else None)
+        return max([ticket.generation, *(record.generation for record in records if record)]) + 1
+
+    def _kept(self, ticket: Ticket, view: _View, replacement: RefreshToken, last_used: float) -> Record:
         """The old proof, if there was one, with the refresh token that replaced the spent one."""
-        nothing = Record(0, "", "", "", {}, expires_at=0.0, last_used=last_used, refreshed_at=0.0)
-        return (previous or nothing)._replace(generation=newest.generation + 1, refresh_token=refresh_token)
+        nothing = Record(0, replacement, "", "", {}, expires_at=0.0, last_used=last_used, refreshed_at=0.0)
+        return (view.previous or nothing)._replace(generation=self._next_generation(ticket, view), token=replacement)
+
+    # Writing
+
+    def _hand_on(self, ticket: Ticket, newest: RefreshToken) -> None:
+        """Give the user's other sessions in this memory the token that replaced theirs: their cookies carry it."""
+        scope = self.scope(ticket)
+        for session in self._live.of_user(ticket.user) if scope is not None else ():
+            if session.id != ticket.id and newest.replaces(session.record.token):
+                session.adopt(newest)
 
     async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
         """Write what the provider gave; where the store is away, the cookie and the live view hold it.
 
-        Not at the first failure: whoever takes the lease next would spend the old token again.
+        Not given up at the first failure: the next holder of the lease would spend the old token again.
         """
-        gone_at = asyncio.get_running_loop().time() + (0.0 if self.alone else _BLIP)
-        while not await self._written(ticket, record, stored):
-            if asyncio.get_running_loop().time() >= gone_at:
-                log.warning("session %s: the renewed record could not be stored; it goes on from memory", ticket.id[:8])
+        self._hand_on(ticket, record.token)
+        now = asyncio.get_running_loop().time
+        began = now()
+        while True:
+            try:
+                await self._write_once(ticket, record, stored)
                 return
-            await asyncio.sleep(_POLL)
+            except StoreSlow:
+                limit = _WRITE_SECONDS
+            except StoreUnavailable:
+                limit = 0.0 if self.store_failed_recently else STORE_RETRY_SECONDS
+            if now() - began >= limit:
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        self._lease.note_store_failed()
+        log.warning(
+            "session %s: the renewed record is not stored yet; it is in memory and in the cookie", ticket.id[:8]
+        )
 
-    async def _written(self, ticket: Ticket, record: Record, stored: Stored | None) -> bool:
-        try:
-            scope = self.scope(ticket)
-            if scope is not None:
-                shared = SharedToken(record.generation, record.refresh_token)
-                await self._vault.share_token(ticket, scope, shared, now=self._clock())
-            await self._write_record(ticket, record, stored)
-        except StoreUnavailable:
-            return False
-        return True
-
-    async def _write_record(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
+    async def _write_once(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
+        scope = self.scope(ticket)
+        if scope is not None:
+            await self._pool.add(ticket, scope, record.token)
         for _ in range(8):  # bounded: each lost round means that another writer won
             expected = stored.raw if stored else None
             if await self._vault.save(ticket, record, expected=expected, now=self._clock()):
                 return
             stored = await self._vault.load(ticket)
-            if stored and stored.record.generation >= record.generation:
+            if stored and stored.record.rank >= record.rank:
                 return
 
 
 def shared_by(providers: Mapping[str, Provider], ticket: Ticket) -> str | None:
-    """The name under which the sessions of a ticket's user share a refresh token, or None where each has its own."""
+    """The name under which the sessions of a ticket's user share refresh tokens, or None where each has its own."""
     provider = providers.get(ticket.provider)
     if provider is None or provider.settings.refresh_tokens != "per_user":
         return None

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from random import random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from authproxy.errors import ProviderError, SessionEnded, StoreUnavailable, Unavailable
+from authproxy.model import Headers
 from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import SessionCookie, Ticket
 from authproxy.sessions.flight import SingleFlight
-from authproxy.sessions.live import Carried, LiveSession, LiveView
+from authproxy.sessions.live import ENDED_SECONDS, Carried, LiveSession, LiveView
 from authproxy.sessions.marks import Marks
-from authproxy.sessions.vault import Record, Stored, Vault
-from authproxy.signin.identity import live_session, renew
+from authproxy.sessions.records import Record
+from authproxy.sessions.vault import Stored, Vault
+from authproxy.signin.identity import ends_at, live_session, renew
 from authproxy.signin.recall import Recall
-from authproxy.signin.refresh import Postponed, Refresher, Rotated
+from authproxy.signin.refresh import Refresher, Rotated
+from authproxy.signin.refresh_lease import Postponed
+from authproxy.signin.termination import Termination
 
 log = logging.getLogger("authproxy.signin")
 
@@ -30,6 +35,16 @@ _ALONG: Final = 5.0  # seconds
 _IMPATIENT: Final = 1.0
 _BACKOFF_FIRST: Final = 1.0
 _BACKOFF_MAX: Final = 30.0
+_COOKIE_BACKOFF_MAX: Final = 5.0  # these people wait for an answer
+_DOUBT_SECONDS: Final = 2.0  # for which a session that another replica may open is refused without a look
+_MAX_FAILED: Final = 10_000
+
+
+class _BackOff(NamedTuple):
+    """A session that could not be renewed: not before ``retry_at`` again, and ``seconds`` after that failed too."""
+
+    retry_at: float
+    seconds: float
 
 
 class Resumption:
@@ -37,7 +52,8 @@ class Resumption:
 
     def __init__(
         self, *, cookie: SessionCookie, live: LiveView, vault: Vault, marks: Marks, recall: Recall,
-        refresher: Refresher, providers: Mapping[str, Provider], idle: float, clock: Callable[[], float],
+        refresher: Refresher, termination: Termination, providers: Mapping[str, Provider], idle: float,
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._cookie: Final = cookie
         self._live: Final = live
@@ -45,33 +61,48 @@ class Resumption:
         self._marks: Final = marks
         self._recall: Final = recall
         self._refresher: Final = refresher
+        self._termination: Final = termination
         self._providers: Final = providers
         self._idle: Final = idle
         self._clock: Final = clock
         self._openings: Final[SingleFlight[LiveSession]] = SingleFlight()
         self._renewals: Final[SingleFlight[Record]] = SingleFlight()
         self._ahead: Final[SingleFlight[LiveSession]] = SingleFlight()
+        self._failed: Final[OrderedDict[str, _BackOff]] = OrderedDict()  # sessions that memory holds no proof of
 
-    def at_once(self, sealed: str, facts: dict[object, Any] | None = None) -> Carried | None:
-        """The session if memory alone can tell; no I/O.  ``facts`` as for ``LiveView.find``."""
-        return None if self._marks.asleep else self._live.find(sealed, facts)
+    def at_once(self, sealed: str, host: str, facts: dict[object, Any] | None = None) -> Carried | None:
+        """The session if memory alone can tell; no I/O.  ``host`` and ``facts`` as for ``LiveView.find``."""
+        return None if self._marks.asleep else self._live.find(sealed, host, facts)
 
-    async def resume(self, sealed: str) -> Carried:
-        """The session that the cookie opens.  Raises ``SessionEnded``; ``Unavailable`` when nobody can tell now."""
+    async def resume(self, sealed: str, host: str) -> Carried:
+        """The session that the cookie opens on ``host``.
+
+        Raises ``SessionEnded``, and ``Unavailable`` when that cannot be known now.
+        """
         if self._marks.asleep:
             await self._marks.wake()
-        if self._live.recall_ended(sealed):
-            raise SessionEnded("this cookie was found to open nothing")
-        ticket = self._cookie.open(sealed)
+        ticket = self._cookie.open(sealed, host)
         if ticket is None:
-            raise SessionEnded("no key opens this cookie")
+            raise SessionEnded("no key opens this cookie, or it is for another host", final=False)
+        if self._live.recall_ended(sealed):
+            raise SessionEnded("this cookie was found to open nothing", final=self._is_over(ticket))
         try:
             session = await self._session(ticket)
-        except SessionEnded:
-            self._live.remember_ended(sealed)
+            if session.ended:
+                raise SessionEnded("the session was revoked")
+        except SessionEnded as ended:
+            self._live.remember_ended(sealed, ENDED_SECONDS if ended.final else _DOUBT_SECONDS)
             raise
         session.last_used = self._clock()
         return self._live.remember(sealed, ticket, session)
+
+    def clear(self, sealed: str, host: str, headers: Headers) -> tuple[str, ...]:
+        """Set-Cookie values that delete the cookie of a session that is over; none for one that was replaced."""
+        ticket = self._cookie.open(sealed, host)
+        return () if ticket is None or self._termination.is_replaced(ticket) else self._cookie.clear(headers)
+
+    def _is_over(self, ticket: Ticket) -> bool:
+        return self._clock() >= ticket.absolute_end or self._marks.revokes(ticket)
 
     def cookies(self, carried: Carried) -> tuple[str, ...]:
         """Set-Cookie values for a browser that is behind: an older generation, or sealed a quarter of idle ago."""
@@ -86,7 +117,7 @@ class Resumption:
         if session and self._usable(session, ticket):
             if self._clock() >= max(session.refresh_at, session.retry_at):
                 renewal = self._ahead.start(ticket.id, lambda: self._renew_ahead(session))
-                if self._refresher.alone or self._marks.behind:
+                if self._refresher.store_failed_recently or self._marks.behind:
                     await self._brought_along(renewal)
             return session
         return await self._openings.run(ticket.id, lambda: self._open(ticket))
@@ -95,20 +126,23 @@ class Resumption:
     async def _brought_along(renewal: asyncio.Task[LiveSession]) -> None:
         """Without the store the cookie is the only way by which other replicas learn of a new token: wait for it."""
         await asyncio.wait([renewal], timeout=_ALONG)
+        if renewal.done() and not renewal.cancelled() and isinstance(renewal.exception(), SessionEnded):
+            renewal.result()
 
     def _refuse_ended(self, ticket: Ticket) -> None:
         if self._clock() >= ticket.absolute_end:
             raise SessionEnded("the session has reached its absolute end")
         provider = self._providers.get(ticket.provider)
         if provider is None or provider.issuer != ticket.issuer:  # its refresh token must not go to another one
-            raise SessionEnded("the provider of this session is not configured any more")
+            raise SessionEnded("the provider of this session is not configured any more", final=False)
         if self._marks.revokes(ticket):
             raise SessionEnded("the session was revoked")
 
     def _usable(self, session: LiveSession, ticket: Ticket) -> bool:
         now = self._clock()
         current = session.record.generation >= ticket.generation
-        return current and now < session.record.expires_at and now - session.last_used <= self._idle
+        ends = ends_at(session.record, self._providers[ticket.provider])
+        return current and now < ends and now - session.last_used <= self._idle
 
     async def _open(self, ticket: Ticket) -> LiveSession:
         if self._marks.synced_at is None:
@@ -125,8 +159,8 @@ class Resumption:
         known = self._newest(live, stored)
         if known is not None and known.generation < ticket.generation:
             # Another replica renewed it, and the store does not have that: the old proof is good until it expires.
-            known = known._replace(generation=ticket.generation, refresh_token=ticket.refresh_token)
-        if known is None or known.expires_at <= self._clock():
+            known = known._replace(generation=ticket.generation, token=ticket.token)
+        if known is None or ends_at(known, self._providers[ticket.provider]) <= self._clock():
             known = await self._renewed(ticket, live, known, last_used)
         return self._enter(ticket, live, known, last_used)
 
@@ -166,19 +200,43 @@ class Resumption:
                 return known
             if live.backoff and known.claims and known.generation == live.record.generation:
                 return await self._tried_again(live)
+        failed = self._failed.get(ticket.id)
+        if failed is not None and self._clock() < failed.retry_at:
+            return self._unrenewed(known)
         try:
-            return await self._refresh(ticket, known, last_used)
+            record = await self._refresh(ticket, known, last_used)
         except ProviderError as error:
             log.log(_level(error), "session %s cannot be renewed now: %s", ticket.id[:8], error)
             known = error.record if isinstance(error, Rotated) else known
-            if known is None or not known.claims:
-                raise Unavailable(
-                    "session_not_restorable", "Your session cannot be restored right now. Please try again soon."
-                ) from None
-            if live is not None:
+            if live is not None and known is not None and known.claims:
                 self._enter(ticket, live, known, last_used)
                 self._back_off(live, error)
-            return known
+            else:
+                self._hold_off(ticket, error)
+            return self._unrenewed(known)
+        self._failed.pop(ticket.id, None)
+        return record
+
+    @staticmethod
+    def _unrenewed(known: Record | None) -> Record:
+        """The old proof, which holds while the provider cannot be asked.  Raises ``Unavailable`` without one."""
+        if known is None or not known.claims:
+            raise Unavailable(
+                "session_not_restorable", "Your session cannot be restored right now. Please try again soon."
+            )
+        return known
+
+    def _hold_off(self, ticket: Ticket, error: ProviderError) -> None:
+        """Keep a session that has no place in memory from asking the provider at every request.
+
+        The first failure may be followed by another try at once.
+        """
+        former = self._failed.pop(ticket.id, None)
+        seconds = min(_COOKIE_BACKOFF_MAX, max(_BACKOFF_FIRST, former.seconds * 2)) if former else 0.0
+        wait = min(error.retry_after or seconds * (0.5 + random()), _BACKOFF_MAX)  # noqa: S311
+        self._failed[ticket.id] = _BackOff(self._clock() + wait, seconds)
+        while len(self._failed) > _MAX_FAILED:
+            self._failed.popitem(last=False)
 
     async def _tried_again(self, live: LiveSession) -> Record:
         """It failed before: whoever asks now does not wait for long; the old proof holds in the meantime."""
@@ -196,7 +254,10 @@ class Resumption:
     def _enter(self, ticket: Ticket, live: LiveSession | None, record: Record, last_used: float) -> LiveSession:
         self._refuse_ended(ticket)  # a sign-out may have come while the provider was asked
         provider = self._providers[ticket.provider]
-        newest = ticket._replace(generation=record.generation, refresh_token=record.refresh_token)
+        if live is not None and record.rank < live.record.rank and record.expires_at > live.record.expires_at:
+            # A sign-in handed its token on while this session was renewed: both are news.
+            record = record._replace(generation=live.record.generation + 1, token=live.record.token)
+        newest = ticket._replace(generation=record.generation, token=record.token)
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)
         elif record.rank > live.record.rank:
@@ -206,7 +267,17 @@ class Resumption:
 
     async def _refresh(self, ticket: Ticket, known: Record | None, last_used: float) -> Record:
         """One refresh for all tasks of this process, also while the store, and with it the lease, is away."""
-        return await self._renewals.run(ticket.id, lambda: self._refresher.refresh(ticket, known, last_used=last_used))
+        return await self._renewals.run(ticket.id, lambda: self._renewal(ticket, known, last_used))
+
+    async def _renewal(self, ticket: Ticket, known: Record | None, last_used: float) -> Record:
+        """Every renewal of this process passes here: what the provider refuses for good ends the session everywhere."""
+        try:
+            return await self._refresher.refresh(ticket, known, last_used=last_used)
+        except SessionEnded as ended:
+            if ended.final:
+                await self._termination.end(ticket, "refused", str(ended))
+            self._live.drop(ticket.id)
+            raise
 
     async def _renew_ahead(self, session: LiveSession) -> LiveSession:
         """Renew ahead of expiry, in the background: the request that noticed does not wait."""
@@ -221,12 +292,12 @@ class Resumption:
             return session
         except SessionEnded as ended:
             log.info("session %s: %s", ticket.id[:8], ended)
-            self._live.drop(ticket.id)
             raise
         return self._enter(ticket, session, record, session.last_used)
 
     async def write_back(self) -> None:
         """Write what only memory knows: newer tokens, and the last use, so that idle time is a fact everywhere."""
+        await self._refresher.write_back()
         for session in self._live.used():
             if self._marks.revokes(session.ticket):
                 continue

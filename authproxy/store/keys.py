@@ -8,12 +8,13 @@ may touch them together.  The store puts the operator's prefix before each name;
 name                    verbs                        holds
 ======================  ===========================  ======================================================
 ``s:{user}:sid``        get, put, swap, delete       the session record
-``t:{user}:digest``     get, put, swap, delete       the refresh token that a user's sessions share
+``t:{user}:digest``     get, put, swap, delete       the refresh tokens that a user's sessions share
 ``l:{user}:digest``     lease, release               who refreshes now
 ``u:{user}``            add, remove, members         the sessions of a user
 ``i:digest``            add, remove, members         the sessions behind a provider's ``sid``
 ``n:digest``            swap                         a login state that was spent
 ``d:digest``            get, put                     a refresh token that is known to be dead or superseded
+``p:digest``            get, put                     which users a provider's connector renewed last
 ``j:digest``            swap                         a ``jti`` that was seen
 ``g:kind:digest``       tally, give_back             a throttle bucket
 ``e:digest``            get, put, swap               the generation of a family of enrolled credentials
@@ -79,6 +80,11 @@ def spent_state(digest: str) -> str:
 def dead_token(digest: str) -> str:
     """What is known about a refresh token that must not be sent again."""
     return f"d:{_digest(digest)}"
+
+
+def renewed_users(digest: str) -> str:
+    """The users whose sessions a provider, or one connector of it, renewed last."""
+    return f"p:{_digest(digest)}"
 
 
 def replayed_jti(digest: str) -> str:

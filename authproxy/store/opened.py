@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from authproxy.settings import schema
 from authproxy.settings.values import SecretRef
+from authproxy.store import patient as patience
 from authproxy.store.address import node_address
 from authproxy.store.base import Store
-from authproxy.store.links import Node, Reach
+from authproxy.store.links import CONNECTIONS, Node, Reach
 from authproxy.store.memory import MemoryStore
 from authproxy.store.redis import RedisStore
 
@@ -33,7 +34,16 @@ def open_store(
     return store
 
 
-def _redis(redis: schema.Redis, budget: float) -> RedisStore:
+def open_patient_store(shape: schema.Store, store: Store, *, told: Callable[[str], None] | None = None) -> Store:
+    """The same shared store with patience (``store.patient``); the embedded one is never slow.  Raises as above."""
+    if shape.redis is None:
+        return store
+    patient = _redis(shape.redis, patience.BUDGET_SECONDS, patience.CONNECTIONS)
+    patient.told = told or patient.told
+    return patience.PatientStore(patient)
+
+
+def _redis(redis: schema.Redis, budget: float, connections: int = CONNECTIONS) -> RedisStore:
     if redis.sentinel is not None:
         return _sentinel(redis, redis.sentinel, budget)
     if redis.cluster is not None:
@@ -44,6 +54,7 @@ def _redis(redis: schema.Redis, budget: float) -> RedisStore:
     return RedisStore.standalone(
         address_of(redis), username=redis.username, password=redis.password.reveal if redis.password else None,
         ca=str(redis.ca) if redis.ca else None, prefix=redis.prefix, budget=budget,
+        connections=connections,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from redis import exceptions as wire
 
-from authproxy.errors import StoreUnavailable
+from authproxy.errors import StoreSlow, StoreUnavailable
 from authproxy.store import scripts
 from authproxy.store.address import address
 from authproxy.store.base import Entry, Tally
@@ -30,6 +30,8 @@ from authproxy.store.subscriptions import Subscriptions
 
 _KEPT_AFTER: Final = 60.0  # seconds that the number of a lease outlives it
 _MICRO: Final = 1_000_000
+PROBE_SECONDS: Final = 0.25
+"""At most this long waits the call that finds out whether a store that did not answer is back."""
 _CODE: Final = re.compile(r"[A-Z]{2,20}\b")
 _SAID: Final = (
     (wire.AuthenticationError, "the user name or password is refused, or none was given"),
@@ -102,6 +104,7 @@ class RedisStore:
         ca: str | None = None,
         prefix: str = "authproxy:",
         budget: float = 0.15,
+        connections: int = CONNECTIONS,
         clock: Callable[[], float] = time.monotonic,
     ) -> RedisStore:
         """One server at ``redis://``, ``rediss://`` or ``unix://``; connects at first use.
@@ -112,7 +115,7 @@ class RedisStore:
         where = address(url, username=username, password=password, ca=ca)
         listener = client(where, budget, connections=2)
         subscriptions = Subscriptions(listener.pubsub, patience=budget)
-        commands = client(where, budget, connections=CONNECTIONS, health_check=HEALTH_CHECK)
+        commands = client(where, budget, connections=connections, health_check=HEALTH_CHECK)
         breaker = Breaker(clock)
         return cls(
             "standalone",
@@ -180,7 +183,7 @@ class RedisStore:
             raise
         before = _cancellations()
         try:
-            async with asyncio.timeout(self._budget):
+            async with asyncio.timeout(min(self._budget, PROBE_SECONDS) if probe else self._budget):
                 answer = await self._try(do, repeat)
             if _cancellations() > before:
                 raise asyncio.CancelledError  # the client takes a cancellation for its own zero timeout and goes on
@@ -188,7 +191,8 @@ class RedisStore:
             self._judge(breaker, error, probe)
             if _cancellations() > before:
                 raise asyncio.CancelledError from None
-            raise StoreUnavailable(f"redis: {_words(error)}") from None
+            slow = isinstance(error, TimeoutError | wire.TimeoutError)
+            raise (StoreSlow if slow else StoreUnavailable)(f"redis: {_words(error)}") from None
         except BaseException:
             breaker.abandoned(probe)
             raise

@@ -103,6 +103,23 @@ def test_every_test_of_the_wire_is_listed(name: str) -> None:
         assert f"hostile/{name}" in WIRE[case].get("tests", []), case
 
 
+# --- real ingresses: attacks through the blocks of the documents ---
+
+INGRESS_NAMED = re.compile(r"test_n(\d+)_")
+INGRESS: dict[str, dict[str, Any]] = yaml.safe_load((FOLDER / "applicability_ingress.yaml").read_text(encoding="utf-8"))
+
+
+def test_every_case_of_real_ingresses_is_listed() -> None:
+    """The list has every case of the class once, in order, and each names its tests."""
+    named: dict[str, list[str]] = {}
+    for name in FUNCTIONS:
+        if found := INGRESS_NAMED.match(name.partition("::")[2]):
+            named.setdefault(f"N{found[1]}", []).append(name)
+    assert list(INGRESS) == [f"N{number}" for number in range(1, len(INGRESS) + 1)]
+    assert {case: entry["tests"] for case, entry in INGRESS.items()} == named
+    assert {entry["class"] for entry in INGRESS.values()} == {"real ingress"}
+
+
 @cache
 def _tests_of(file: Path) -> set[str]:
     tree = ast.parse(file.read_text(encoding="utf-8"))

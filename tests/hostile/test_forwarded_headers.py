@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.hostile.wire import BEARER, HOST, TRUSTED, Wire, head
+from tests.hostile.wire import BEARER, HOST, TRUSTED, Wire, head, opened
 
 TRUST = [
     "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix",
@@ -102,6 +104,31 @@ def test_h4_there_is_one_source(wire: Wire, line: str) -> None:
     assert arrived.all("X-Forwarded-For") == [b"198.51.100.1"]
     assert arrived.all("X-Forwarded-Proto") == [b"http"]
     assert b"203.0.113.9" not in arrived.raw
+
+
+HOPS: dict[str, tuple[object, list[str], str]] = {
+    "one hop": ({"networks": ["127.0.0.0/8"], "hops": 1}, ["203.0.113.9, 127.0.0.5"], "127.0.0.5"),
+    "two hops": ({"networks": ["127.0.0.2"], "hops": 2}, ["203.0.113.9, 198.51.100.1, 192.0.2.7"], "198.51.100.1"),
+}
+
+
+@pytest.mark.parametrize("case", HOPS)
+def test_h2_hops_decide_by_position(case: str, tmp_path: Path) -> None:
+    """With hops an internal client has the address that the ingress saw, not one that it wrote; also in rules."""
+    trusted, lines, client = HOPS[case]
+    rule = {"office": {"any": [{"scopes": ["read"], "networks": ["203.0.113.0/24"]}]}}
+    routes = [{"path": "/office", "accept": ["token"], "policy": "office"}, {"path": "/", "policy": "public"}]
+    with ExitStack() as stack:
+        policies = {"public": {"anonymous": True}, "readers": {"any": [{"scopes": ["read"]}]},
+                    "writers": {"any": [{"scopes": ["write"]}]}, **rule}  # fmt: skip
+        wire = opened(stack, tmp_path, listen={"trusted_proxies": trusted}, policies=policies, apps={
+            "rule": {"host": "rule.example.com", "upstream": {"url": "http://127.0.0.1:1"}, "routes": routes},
+        })  # fmt: skip
+        forwarded = [f"X-Forwarded-For: {line}" for line in lines]
+        _, arrived = wire.passed(head(*forwarded), source=TRUSTED)
+        assert arrived.all("X-Forwarded-For") == [client.encode()]
+        asked = head(BEARER, *forwarded, host="rule.example.com", target="/office")
+        wire.refused(asked, status=(403,), closes=False, source=TRUSTED)
 
 
 @pytest.mark.parametrize(("source", "scheme"), [("127.0.0.1", b"http"), (TRUSTED, b"https")])

@@ -493,6 +493,51 @@ async def test_b22_unknown_key_ids(stage: Stage) -> None:
     assert status == 200
 
 
+async def test_b22_strangers_cannot_keep_a_rotated_key_unknown(stage: Stage, somebody: Somebody) -> None:
+    """Anybody can have the key set fetched; who signs in with a key that came a moment later gets in all the same."""
+    await stage.sign_in()
+    token = stage.peer.logout_token()
+    assert (await stage.tell(_renamed(token, 1)))[0] == 400
+    for number in range(2, 4):
+        stage.peer.rotate_keys(keep_old=False)
+        assert (await stage.tell(_renamed(token, number)))[0] == 400
+        other = await somebody(stage)
+        await stage.sign_in(browser=other)
+        assert await stage.is_in(browser=other)
+
+
+async def test_b22_a_logout_token_that_cannot_be_judged_now_may_come_again(stage: Stage) -> None:
+    """Inside the strangers' cool-down a token of a new key is neither obeyed nor refused for good."""
+    await stage.sign_in()
+    sid = stage.peer.active_sids[-1]
+    assert (await stage.tell(_renamed(stage.peer.logout_token(), 1)))[0] == 400
+    stage.clock.pass_(4)
+    stage.peer.rotate_keys()
+    token = stage.peer.logout_token(sid=sid)
+    status, headers, body = await stage.tell(token)
+    assert (status, headers["Retry-After"]) == (503, "6")
+    assert json.loads(body)["error"] == "logout_token_unchecked"
+    assert await stage.is_in()
+    stage.clock.pass_(6)
+    assert (await stage.tell(token))[0] == 200
+    assert not await stage.is_in()
+
+
+async def test_b23_a_callback_may_come_again_when_the_keys_could_not_be_had(stages: Set) -> None:
+    """Nothing is spent while the answer could not be judged: neither the code nor the state."""
+    stage = await stages(before=lambda peer: setattr(peer, "jwks_answer", (503, b"")))
+    callback = await stage.returning("/deep")
+    for _ in range(2):
+        page = await stage.browser.navigate(callback, headers={"Sec-Fetch-Site": "cross-site"})
+        await stage.denied(page, "provider_unreachable", status=502)
+    assert not stage.peer.asked("token")
+    stage.peer.jwks_answer = None
+    stage.clock.pass_(1)
+    page = await stage.browser.navigate(callback, headers={"Sec-Fetch-Site": "cross-site"})
+    assert page.status == 302
+    assert await stage.is_in()
+
+
 def _renamed(token: str, number: int) -> str:
     head = b64(json.dumps({"alg": "RS256", "kid": f"made-up-{number}"}).encode())
     return ".".join([head, *token.split(".")[1:]])

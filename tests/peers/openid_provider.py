@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -201,5 +202,7 @@ class OpenIDPeer(Endpoints):
         if isinstance(body, dict):
             call.error = str(body.get("error", ""))
             headers = {"Content-Type": "application/json", "Cache-Control": "no-store"} | headers
+        if "date" not in {name.lower() for name in headers}:
+            headers["Date"] = formatdate(self.clock(), usegmt=True)
         raw = body.encode() if isinstance(body, str) else as_json(body)
         return web.Response(status=call.status, body=raw, headers=headers)

@@ -322,6 +322,81 @@ async def test_no_secret_no_token(stages: Set) -> None:
         assert (answer.status, answer.values("Authorization")) == (202, [])
 
 
+OURS = (
+    "authproxy=x", "authproxy_1=x", "authproxy_3=x", "authproxy_state_0a1b=x", "authproxy_browser=x",
+    "authproxy_portal=x", "__Host-authproxy=x", "__Secure-authproxy=x", "__Secure-authproxy_1=x",
+    "__Host-authproxy_state_0a1b=x", "__Host-authproxy_browser=x", "__Host-authproxy_portal=x", "=authproxy=x",
+)  # fmt: skip
+"""Every cookie that authproxy sets, on http and https, with and without a domain."""
+
+
+def passed_on(answer: Raw) -> list[str]:
+    """The cookies that the ingress is to send to the application."""
+    return answer.values("X-Auth-Request-Cookie")
+
+
+async def test_cookies_come_back_without_ours(stage: Stage) -> None:
+    """On the decisions listener a yes carries the client's other cookies, in one value, and none of ours."""
+    others = "Cookie: theme=dark; authproxyish=1; authproxy.x=2\r\n"
+    assert passed_on(await ask(stage, described())) == [""]
+    assert passed_on(await ask(stage, described(), extra=others)) == ["theme=dark; authproxyish=1; authproxy.x=2"]
+    for ours in OURS:
+        mixed = f"Cookie: a=1; {ours}; b=2\r\nCookie: {ours}\r\nCookie: c=3\r\n"
+        assert passed_on(await ask(stage, described(), extra=mixed)) == ["a=1; b=2; c=3"], ours
+        assert passed_on(await ask(stage, described(), extra=f"Cookie: {ours}\r\n")) == [""], ours
+
+
+async def test_cookies_come_back_from_every_decision(stage: Stage) -> None:
+    """The second answer for a session carries the cookies of its own request; so does one that renews the session."""
+    for number in range(3):
+        answer = await ask(stage, described(), extra=f"Cookie: number={number}\r\n")
+        assert passed_on(answer) == [f"number={number}"]
+    stage.clock.pass_(11 * 60)
+    renewed = await ask(stage, described(), extra="Cookie: number=9\r\n")
+    assert renewed.values("Set-Cookie") != []
+    assert passed_on(renewed) == ["number=9"]
+
+
+async def test_cookies_come_back_on_public_routes(stages: Set) -> None:
+    """An application must not receive the session of a person who opens its public part."""
+    routes = [{"path": "/open", "policy": "public"}, {"path": "/", "policy": "people"}]
+    stage = await stages(
+        listen={"decisions": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1/32"]},
+        policies={"public": {"anonymous": True}}, application={"routes": routes},
+    )  # fmt: skip
+    await stage.sign_in()
+    answer = await ask(stage, described(X_Forwarded_Uri="/open"), extra="Cookie: theme=dark\r\n")
+    assert (answer.status, passed_on(answer)) == (202, ["theme=dark"])
+    stage.browser.forget()
+    assert passed_on(await ask(stage, described(X_Forwarded_Uri="/open"))) == [""]
+
+
+async def test_cookies_stay_off_the_public_port(stage: Stage) -> None:
+    """Through the public port a page could read cookies that are HttpOnly: only for a caller that shows the secret."""
+    mine = "Cookie: theme=dark\r\n"
+    assert passed_on(await ask(stage, described(), listener="public", extra=mine)) == []
+    for wrong in ("", "wrong", SECRET[:-1], SECRET + "x"):
+        told = described(X_Authproxy_Secret=wrong)
+        assert passed_on(await ask(stage, told, listener="public", extra=mine)) == [], wrong
+    shown = described(X_Authproxy_Secret=SECRET)
+    assert passed_on(await ask(stage, shown, listener="public", extra=mine)) == ["theme=dark"]
+
+
+@pytest.mark.parametrize("bytes_", ["\r", "\n", "\0", "\r\n ", "\x7f", "\x01"])
+async def test_no_cookie_splits_the_answer(stage: Stage, bytes_: str) -> None:
+    """A control byte in a cookie is refused before it could come back in a header line."""
+    answer = await ask(stage, described(), extra=f"Cookie: a=1{bytes_}X-Auth-Request-User: root\r\n")
+    assert (answer.status, passed_on(answer)) in ((400, []), (403, []))
+
+
+async def test_a_refusal_carries_no_cookies(stage: Stage) -> None:
+    """What is refused goes nowhere."""
+    for changes in ({"X_Forwarded_Host": "evil.example"}, {"X_Forwarded_Uri": "/a/../b"}):
+        assert passed_on(await ask(stage, described(**changes), extra="Cookie: theme=dark\r\n")) == []
+    stage.browser.forget()
+    assert passed_on(await ask(stage, described(), extra="Cookie: theme=dark\r\n")) == []
+
+
 async def test_x_original(stages: Set) -> None:
     """The other set of headers is believed where it is configured, and only there."""
     stage = await stages(

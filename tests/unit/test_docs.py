@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +19,7 @@ from authproxy.settings.load import inspect
 from authproxy.settings.unserved import UNSERVED
 from tests.hostile.conftest import cast as cast
 from tests.hostile.conftest import stages as stages
-from tests.hostile.harness import Set, Stage
-from tests.peers.program import Program, free_port
+from tests.hostile.ingress_pages import PAGES, IngressPage
 from tests.unit.settings.standins import ENVIRON, furnish, settled
 
 ROOT: Final = Path(__file__).parents[2]
@@ -103,7 +101,7 @@ def test_the_readme_needs_ten_lines() -> None:
 
 def test_every_block_says_what_it_is() -> None:
     """A YAML block is a settings file, a fragment of one, or marked as something else that we know."""
-    assert {block.kind for block in blocks("yaml")} <= {"", "fragment", "kubernetes", "dex"}
+    assert {block.kind for block in blocks("yaml")} <= {"", "fragment", "kubernetes", "dex", "prometheus"}
 
 
 # --- links ---
@@ -298,6 +296,18 @@ def recorded() -> tuple[set[str], set[str]]:
     return events, fields
 
 
+def test_the_alerts_are_rules_of_prometheus(tmp_path: Path) -> None:
+    """Prometheus reads the rules as the page prints them, and they name metrics that are exposed."""
+    (block,) = [block for block in blocks("yaml") if block.kind == "prometheus"]
+    file = tmp_path / "rules.yaml"
+    file.write_text(block.text, encoding="utf-8")
+    checked = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    exposed = Metrics().text().decode()
+    for metric in re.findall(r"authproxy_\w+", block.text):
+        assert f"# TYPE {metric} " in exposed, metric
+
+
 def test_every_audit_record_is_explained() -> None:
     """The reference has every event and every field of the audit trail, and no other."""
     events, fields = recorded()
@@ -340,117 +350,42 @@ def test_every_endpoint_is_explained() -> None:
     assert told_endpoints("Admin listener") == admin
 
 
-# --- nginx ---
+# --- ingresses: tests/hostile/test_ingress_pages.py and tests/stories/test_ingress_pages.py run the blocks ---
 
 
-class Ingress(NamedTuple):
-    """A running nginx with the configuration of the how-to."""
-
-    stage: Stage
-    port: int
-
-    def at(self, target: str) -> str:
-        """The address of ``target`` in the wiki."""
-        return f"http://wiki.example.test:{self.port}{target}"
+def shows_an_ingress(file: Path) -> bool:
+    """Whether a document has the configuration of an ingress in it."""
+    nginx = r"^[#\s]*(auth_request|proxy_set_header|grpc_set_header) [/\w]"
+    others = r"^[#\s]*forward_auth [\w:./*@-]+ \{|forwardAuth:|lua\.auth-"
+    words = f"{nginx}|{others}"
+    return re.search(words, file.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
-def configuration(text: str, folder: Path, port: int, places: dict[str, str]) -> str:
-    """The configuration of the page, on loopback and without TLS."""
-    text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};").replace("example.com", "example.test")
-    for place, address in places.items():
-        text = text.replace(f"http://{place}", f"http://{address}")
-    paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi"))
-    return (
-        f"daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr warn;"
-        f"events {{}} http {{ access_log off; client_body_temp_path {folder}/body; {paths}\n{text}\n}}\n"
-    )
+def test_every_ingress_block_is_run() -> None:
+    """No document shows an ingress that the table of pages does not have."""
+    folders = [ROOT.glob("*.md"), *(ROOT.glob(f"{folder}/**/*") for folder in ("docs", "config", "deploy"))]
+    texts = [file for files in folders for file in files if file.suffix in (".md", ".yaml", ".yml", ".conf")]
+    found = {str(file.relative_to(ROOT)) for file in texts if shows_an_ingress(file)}
+    assert found == {page.file for page in PAGES}
 
 
-@pytest.fixture
-async def ingress(stages: Set, tmp_path: Path) -> AsyncIterator[Ingress]:
-    """The settings and the nginx configuration of docs/how-to/nginx.md, with everybody on loopback."""
-    (shown,) = [block for block in WHOLE if block.page == "docs/how-to/nginx.md"]
-    (nginx,) = [block for block in blocks("nginx") if block.page == shown.page]
-    port = free_port()
-    settings = yaml.safe_load(shown.text.replace("example.com", "example.test"))
-    stage = await stages(
-        public_url=f"http://auth.example.test:{port}",
-        listen={"decisions": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1/32"]},
-        forward_auth=settings["forward_auth"],
-        session={"cookie": settings["session"]["cookie"]},
-        provider={"scopes": settings["providers"]["dex"]["scopes"]},
-        policies=settings["policies"],
-        application={
-            "host": "wiki.example.test",
-            "routes": settings["apps"]["wiki"]["routes"],
-            "upstream": {"authorization": settings["apps"]["wiki"]["upstream"]["authorization"]},
-        },
-    )
-    places = {
-        "authproxy:8080": stage.proxies[0].addresses["public"],
-        "authproxy:8081": stage.proxies[0].addresses["decisions"],
-        "wiki:8080": stage.app.url.removeprefix("http://"),
-    }
-    file = tmp_path / "nginx.conf"
-    file.write_text(configuration(nginx.text, tmp_path, port, places))
-    async with Program("/usr/sbin/nginx", "-p", tmp_path, "-c", file, "-e", "stderr") as program:
-        await listening(port, program)
-        yield Ingress(stage, port)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.program == "nginx"], ids=str)
+def test_no_ingress_takes_a_name_from_the_client(page: IngressPage) -> None:
+    """Names are written out, a fact has a header of its own, and the default server stands before the others."""
+    code = re.sub(r"#.*", "", page.block)
+    assert re.findall(r"\$(?:http_)?host\b|\$scheme:", code) == []
+    assert code.index("default_server") < code.index("server_name")
 
 
-def test_the_grpc_page_is_nginx(tmp_path: Path) -> None:
-    """nginx takes the configuration that the page on gRPC shows."""
-    (shown,) = [block for block in blocks("nginx") if block.page == "docs/how-to/grpc-and-http2.md"]
-    text = shown.text.replace("listen 443 ssl http2;", "listen 443 http2;")
-    places = {"authproxy:8081": "127.0.0.1:8081"}
-    file = tmp_path / "nginx.conf"
-    file.write_text(configuration(text.replace("grpc://inventory", "grpc://127.0.0.1"), tmp_path, free_port(), places))
-    words = ["/usr/sbin/nginx", "-t", "-p", str(tmp_path), "-c", str(file), "-e", "stderr"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode == 0, done.stderr
-
-
-async def listening(port: int, program: Program) -> None:
-    """Wait until somebody does."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                assert program.exit_code is None, program.transcript()
-                await asyncio.sleep(0.02)  # another program: there is no event to wait for
-            else:
-                writer.close()
-                return
-
-
-DEEP: Final = "/deep//link?a=1&b=%2F%2Fx&c=/y"
-
-
-async def test_the_nginx_page_works(ingress: Ingress) -> None:
-    """As it says: a deep link survives the sign-in whole, identity and token arrive, lies do not, scripts get 401."""
-    stage, browser = ingress.stage, ingress.stage.browser
-    refused = await browser.xhr(ingress.at("/data"))
-    assert (refused.status, refused.json["error"]) == (401, "not_signed_in")
-    page = await browser.open(ingress.at(DEEP))
-    assert (page.status, page.url) == (200, ingress.at(DEEP))
-    seen = stage.app.last
-    assert seen.target == DEEP
-    assert seen.all("X-Forwarded-User") == ["alice@example.com"]
-    assert (seen.get("Authorization") or "").startswith("Bearer ")
-    lies = {"X-Forwarded-User": "root", "X-Original-URL": "http://x/", "X-Original-URI": "/x", "X-Forwarded-Uri": "/x"}
-    assert (await browser.xhr(ingress.at("/lied-to"), headers=lies)).status == 200
-    assert stage.app.last.all("X-Forwarded-User") == ["alice@example.com"]
-    assert (await browser.xhr(f"http://auth.example.test:{ingress.port}/oauth2/auth")).status == 404
-    stage.clock.pass_(11 * 60)  # the token expires
-    before = browser.cookies(ingress.at("/"))
-    assert (await browser.xhr(ingress.at("/later"))).status == 200
-    assert browser.cookies(ingress.at("/")) != before
-    assert stage.app.last.get("Authorization") == f"Bearer {stage.peer.issued[-1]['id_token']}"
-
-
-async def test_the_nginx_page_refuses(ingress: Ingress) -> None:
-    """Who is signed in and not staff is told 403, and nothing reaches the wiki."""
-    ingress.stage.peer.current_user = "bob"
-    page = await ingress.stage.browser.open(ingress.at("/staff"))
-    assert (page.status, ingress.stage.reached()) == (403, 0)
+def test_trusted_proxies_are_placeholders() -> None:
+    """No example trusts a network that has clients in it; all name one that is reserved for documents (RFC 5737)."""
+    folders = [ROOT.glob("*.md"), *(ROOT.glob(f"{folder}/**/*") for folder in ("docs", "config", "deploy"))]
+    texts = [file for files in folders for file in files if file.suffix in (".md", ".yaml")]
+    named = [
+        (str(file.relative_to(ROOT)), network)
+        for file in texts
+        for shown in re.findall(r"(?:trusted_proxies|networks): \[([^\]]*)\][^\n]*", file.read_text(encoding="utf-8"))
+        for network in shown.split(",")
+    ]
+    of_rules = {"10.1.0.0/16"}  # which are about clients
+    assert {network.strip() for _, network in named} - of_rules - {"…"} == {"192.0.2.0/28"}

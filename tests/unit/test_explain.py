@@ -179,6 +179,16 @@ def test_a_trusted_proxy_speaks_for_its_client(loaded: Loaded) -> None:
     assert straight.reason.endswith("from 198.51.100.1")
 
 
+def test_hops_count_in_an_explanation_too(tmp_path: Path) -> None:
+    """The client is found as the proxy finds it."""
+    text = SETTINGS.replace("MODE", "none").replace("[192.0.2.0/24]", "{networks: [192.0.2.0/24], hops: 1}")
+    (tmp_path / "authproxy.yaml").write_text(text, encoding="utf-8")
+    loaded = load(tmp_path / "authproxy.yaml", {}, to_serve=False)
+    forwarded = (("X-Forwarded-For", "203.0.113.1, 192.0.2.9"),)
+    through = step(told(loaded, f"GET {APP}/open", client="192.0.2.1", headers=forwarded), "request")
+    assert through.reason.endswith("from 192.0.2.9 through 192.0.2.1")
+
+
 def test_a_jwt_must_be_for_the_app(loaded: Loaded) -> None:
     """Its issuer and one of its audiences must be such that the app takes them; claims without one name a right one."""
     assert told(loaded, f"GET {APP}/jwt", "bearer:lab/x").allowed

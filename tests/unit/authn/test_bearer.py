@@ -244,6 +244,23 @@ async def test_it_dies_with_its_key(scene: Scene) -> None:
     assert await scene.ask(token) == "key_unknown"
 
 
+async def test_a_new_key_inside_the_cooldown_is_no_invalid_token(scene: Scene) -> None:
+    """C9: RFC 6750's invalid_token has clients get another token, which is signed with the same key: 503, and when."""
+    stray = scene.token()
+    assert await scene.ask(stray) == "ci"
+    stranger = sign({"iss": scene.peer.issuer, "iat": int(scene.clock())}, scene.peer.keys[-1], {"kid": "made-up"})
+    assert await scene.ask(stranger) == "key_unknown"
+    scene.clock.forward(3)
+    scene.peer.rotate_keys()
+    token = scene.token()
+    with pytest.raises(Unavailable) as caught:
+        await scene.authenticator.authenticate(bearer(token), match())
+    assert (caught.value.code, caught.value.retry_after) == ("issuer_unreachable", 7)
+    assert await scene.ask(stranger) == "key_unknown"  # older than the keys in memory: refused, and not to be retried
+    scene.clock.forward(7)
+    assert await scene.ask(token) == "ci"
+
+
 async def test_a_refused_token_is_not_remembered(scene: Scene) -> None:
     """Neither as bad nor as good."""
     token = scene.token(nbf=int(scene.clock()) + 100)

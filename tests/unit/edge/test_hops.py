@@ -14,6 +14,11 @@ from authproxy.model import Headers
 TEN = TrustedProxies([ip_network("10.0.0.0/8"), ip_network("2001:db8:ffff::/48")])
 
 
+def hops(number: int) -> TrustedProxies:
+    """So many proxies in front, in the network of TEN."""
+    return TrustedProxies([ip_network("10.0.0.0/8")], hops=number)
+
+
 def walk(*lines: str, peer: str = "10.0.0.1", trusted: TrustedProxies = TEN) -> str:
     """The client's address, given X-Forwarded-For lines."""
     return client_address(peer, Headers((b"X-Forwarded-For", line.encode("latin-1")) for line in lines), trusted)
@@ -52,6 +57,7 @@ def test_the_words_for_a_person_at_a_console_say_the_state() -> None:
     """How many networks, and whether Unix sockets count."""
     assert repr(TEN) == "<TrustedProxies 2 networks>"
     assert repr(TrustedProxies(unix=True)) == "<TrustedProxies 0 networks, unix>"
+    assert repr(hops(2)) == "<TrustedProxies 1 networks, 2 hops>"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,40 @@ def test_a_peer_that_is_not_trusted_is_the_client() -> None:
 def test_a_trusted_unix_peer_may_speak() -> None:
     """A proxy on the same machine names the client."""
     assert walk("192.0.2.1", peer="", trusted=TrustedProxies(unix=True)) == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("number", "lines", "client"),
+    [
+        (1, [], "10.0.0.1"),
+        (1, ["10.5.5.5"], "10.5.5.5"),  # a client in the network of the proxies keeps its address
+        (1, ["192.0.2.1, 10.5.5.5"], "10.5.5.5"),  # and cannot choose another
+        (1, ["192.0.2.1", "10.5.5.5"], "10.5.5.5"),
+        (2, ["192.0.2.1, 203.0.113.9, 198.51.100.7"], "203.0.113.9"),  # the load balancer's address need not be known
+        (2, ["192.0.2.1, 10.5.5.5, 10.0.0.2"], "10.5.5.5"),
+        (3, ["203.0.113.9, 198.51.100.7"], "203.0.113.9"),  # fewer proxies than counted: the left-most
+        (2, ["192.0.2.1, unknown, 198.51.100.7"], "198.51.100.7"),
+        (2, ["192.0.2.1, 203.0.113.9, unknown"], "10.0.0.1"),
+        (2, ["192.0.2.1, 203.0.113.9:4711, [2001:db8::1]:443"], "203.0.113.9"),
+        (100, [", ".join(["192.0.2.1"] + ["10.0.0.9"] * 99)], "192.0.2.1"),
+        (100, [", ".join(["192.0.2.1"] + ["10.0.0.9"] * 100)], "10.0.0.9"),
+    ],
+)
+def test_the_client_is_the_entry_at_that_many_hops(number: int, lines: list[str], client: str) -> None:
+    """With hops the position decides, not the addresses."""
+    assert walk(*lines, trusted=hops(number)) == client
+
+
+def test_hops_count_from_a_trusted_peer_alone() -> None:
+    """Another peer is the client, whatever the header says."""
+    assert walk("192.0.2.1", peer="203.0.113.5", trusted=hops(1)) == "203.0.113.5"
+
+
+@given(st.lists(st.sampled_from(["192.0.2.1", "10.0.0.2", "unknown", ""]), max_size=8), st.integers(1, 4))
+def test_a_client_never_chooses_its_address_past_the_hops(spoofed: list[str], number: int) -> None:
+    """What stands left of the entries of the proxies changes nothing."""
+    added = ["203.0.113.77", *(f"10.0.0.{hop}" for hop in range(2, number + 1))]
+    assert walk(", ".join([*spoofed, *added]), trusted=hops(number)) == "203.0.113.77"
 
 
 def test_at_most_a_hundred_hops_are_looked_at() -> None:

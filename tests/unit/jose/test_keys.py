@@ -30,6 +30,7 @@ class Issuer:
         self.entries = list(entries)
         self.asked = 0
         self.error: Exception | None = None
+        self.failures = 1_000_000  # how often ``error`` is raised
         self.body: bytes | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -37,7 +38,8 @@ class Issuer:
     async def fetch(self) -> bytes:
         self.asked += 1
         await self.gate.wait()
-        if self.error is not None:
+        if self.error is not None and self.failures:
+            self.failures -= 1
             raise self.error
         return jwks(*self.entries) if self.body is None else self.body
 
@@ -279,3 +281,205 @@ async def test_repr_says_how_many_and_how_old() -> None:
     await key_set.ensure()
     clock.forward(41)
     assert repr(key_set) == "<KeySet 3 keys, fetched 41s ago>"
+
+
+# --- keys that were rotated inside a cool-down (C9) ---
+
+
+class Pauses:
+    """Waits by moving the clock; keeps what was waited for."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.seconds = clock, list[float]()
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await asyncio.sleep(0)
+        self.clock.forward(seconds)
+
+
+def patient(issuer: Issuer, clock: FakeClock) -> tuple[KeySet, Pauses]:
+    """A key set whose pauses cost no time."""
+    pauses = Pauses(clock)
+    return KeySet(issuer.fetch, clock=clock, pause=pauses), pauses
+
+
+def rotate(issuer: Issuer, number: int) -> str:
+    """Publish another key; its id."""
+    issuer.entries.append(signing_key(f"next-{number}", number=number).jwk())
+    return f"next-{number}"
+
+
+async def test_strangers_do_not_delay_a_trusted_token() -> None:
+    """C9: a made-up id has started the cool-down, then the key is rotated: the sign-in finds it without waiting."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, pauses = patient(issuer, clock)
+    await key_set.ensure()
+    assert await key_set.candidates("made-up", "RS256") == ()
+    kid = rotate(issuer, 1)
+    assert await key_set.candidates("made-up-again", "RS256") == ()
+    assert kids(await key_set.candidates(kid, "RS256", trusted=True)) == [kid]
+    assert pauses.seconds == []
+
+
+async def test_trusted_tokens_do_not_delay_strangers() -> None:
+    """C9: a search for a sign-in leaves the cool-down of bearer tokens as it is."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, _ = patient(issuer, clock)
+    await key_set.ensure()
+    assert await key_set.candidates("unheard-of", "RS256", trusted=True) == ()
+    kid = rotate(issuer, 1)
+    assert kids(await key_set.candidates(kid, "RS256")) == [kid]
+
+
+async def test_keys_that_are_rotated_again_and_again_are_all_found() -> None:
+    """C9: each trusted token waits for the spacing, a second at most, and finds its key."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, pauses = patient(issuer, clock)
+    await key_set.ensure()
+    for number in range(1, 6):
+        kid = rotate(issuer, number)
+        assert kids(await key_set.candidates(kid, "RS256", trusted=True)) == [kid]
+        clock.forward(0.25)
+    assert pauses.seconds == [0.75] * 4
+
+
+async def test_a_key_replaced_under_its_id_inside_the_strangers_cooldown_is_found() -> None:
+    """C9: also where the id stays, or there is none."""
+    for kid in ("rsa", None):
+        issuer, clock = Issuer(RSA.jwk(kid=kid)), FakeClock()
+        key_set, _ = patient(issuer, clock)
+        before = await key_set.candidates(kid, "RS256")
+        assert await key_set.newer(kid, "RS256") == ()  # a wrong signature of a stranger
+        issuer.entries = [signing_key("rsa", number=2).jwk(kid=kid)]
+        assert await key_set.newer(kid, "RS256") == ()
+        found = await key_set.newer(kid, "RS256", trusted=True)
+        assert found
+        assert found != before
+
+
+async def test_a_fetch_that_is_too_old_is_not_the_last_word() -> None:
+    """C9: it was under way before the rotation; the trusted token waits for its end and fetches again."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, _ = patient(issuer, clock)
+    await key_set.ensure()
+    issuer.gate.clear()
+    answer, issuer.body = issuer.gate, jwks(RSA.jwk())
+    search = asyncio.ensure_future(key_set.candidates("made-up", "RS256"))
+    await asyncio.sleep(0)
+    trusted = asyncio.ensure_future(key_set.candidates("next-1", "RS256", trusted=True))
+    await asyncio.sleep(0)
+    answer.set()
+    assert await search == ()
+    issuer.body = None
+    rotate(issuer, 1)
+    assert kids(await trusted) == ["next-1"]
+
+
+async def test_a_failed_fetch_is_tried_again_for_a_trusted_token() -> None:
+    """C9: one that failed a moment ago, and one that fails now, are no answer: three fetches, a second apart."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, pauses = patient(issuer, clock)
+    await key_set.ensure()
+    issuer.error = ProviderError("down")
+    for _ in range(4):  # the pause after failures is ten seconds now
+        assert await key_set.candidates("made-up", "RS256") == ()
+        clock.forward(10)
+    assert await key_set.candidates("made-up", "RS256") == ()
+    asked, kid = issuer.asked, rotate(issuer, 1)
+    issuer.failures = 2
+    assert kids(await key_set.candidates(kid, "RS256", trusted=True)) == [kid]
+    assert issuer.asked - asked == 3
+    assert pauses.seconds == [1.0, 1.0]
+
+
+async def test_keys_that_cannot_be_had_leave_a_doubt() -> None:
+    """C9: after the last failed fetch it is said that nobody can tell, and not that there is no key."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, _ = patient(issuer, clock)
+    await key_set.ensure()
+    issuer.error = ProviderError("down")
+    since = clock()
+    assert await key_set.candidates("next", "RS256", trusted=True) == ()
+    doubt = key_set.doubt("next", issued_at=since - 5, since=since, trusted=True)
+    assert doubt is not None
+    assert str(doubt) == "down"
+    assert doubt.retry_after is None  # a time to wait would hold off renewals of other sessions
+    assert issuer.asked == 1 + keys.FETCHES
+
+
+async def test_trusted_tokens_cannot_flood_the_issuer() -> None:
+    """C9: fifty at once share one fetch, and ten seconds of them cost one fetch a second."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, _ = patient(issuer, clock)
+    await key_set.ensure()
+    flood = [key_set.candidates(f"unheard-of-{number}", "RS256", trusted=True) for number in range(50)]
+    assert await asyncio.gather(*flood) == [()] * 50
+    assert issuer.asked == 3  # the first one's, and one that started after all others had come
+    start = clock()
+    while clock() < start + 10:
+        await key_set.candidates("unheard-of", "RS256", trusted=True)
+        clock.forward(0.01)
+    assert issuer.asked - 3 <= 11
+
+
+async def test_bad_signatures_of_trusted_tokens_wait_for_nothing() -> None:
+    """C9: the id is known, so that the signature is wrong, most likely: one fetch a second, and no pause."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, pauses = patient(issuer, clock)
+    await key_set.ensure()
+    for _ in range(100):
+        assert await key_set.newer("rsa", "RS256", trusted=True) == ()
+        clock.forward(0.05)
+    assert pauses.seconds == []
+    assert issuer.asked - 1 <= 5
+
+
+async def test_the_first_keys_are_tried_for_again_after_a_second() -> None:
+    """C9: an outage at the start holds sign-ins up for as long as it lasts, not ten seconds longer."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, _ = patient(issuer, clock)
+    issuer.error = ProviderError("down")
+    for _ in range(6):
+        with pytest.raises(ProviderError):
+            await key_set.candidates("made-up", "RS256")
+        clock.forward(10)
+    with pytest.raises(ProviderError):
+        await key_set.ensure()
+    issuer.error = None
+    clock.forward(1)
+    await key_set.ensure()
+
+
+async def test_a_token_newer_than_the_keys_is_in_doubt_inside_the_cooldown() -> None:
+    """C9: its key may have come since the last fetch; one that is older than the keys has none."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set, _ = patient(issuer, clock)
+    await key_set.ensure()
+    since = clock()
+    assert await key_set.candidates("made-up", "RS256") == ()
+    assert key_set.doubt("made-up", issued_at=since + 3, since=since) is None  # fetched for this very token
+    clock.forward(4)
+    since = clock()
+    assert await key_set.candidates("next", "RS256") == ()
+    assert key_set.doubt("next", issued_at=since - 4, since=since) is None
+    assert key_set.doubt("rsa", issued_at=since, since=since) is None  # the id is there, for another algorithm
+    doubt = key_set.doubt("next", issued_at=since - 1, since=since)
+    assert doubt is not None
+    assert doubt.retry_after == pytest.approx(6)
+    without = key_set.doubt("next", issued_at=None, since=since)
+    assert without is not None
+
+
+async def test_a_missing_id_is_looked_for_again_within_eighty_seconds() -> None:
+    """C9: an id that can be guessed must not be kept unknown by asking for it ahead of its publication."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+    key_set = KeySet(issuer.fetch, clock=clock, max_age=1e9)
+    await key_set.ensure()
+    for _ in range(1000):
+        await key_set.candidates("next-1", "RS256")
+        clock.forward(1)
+    kid, published = rotate(issuer, 1), clock()
+    while not await key_set.candidates(kid, "RS256"):
+        clock.forward(1)
+    assert clock() - published <= 81

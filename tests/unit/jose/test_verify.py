@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authproxy.errors import InvalidToken
+from authproxy.errors import InvalidToken, ProviderError
 from authproxy.jose.compact import ASYMMETRIC, SIZE, parse
 from authproxy.jose.keys import KeySet
 from authproxy.jose.verify import LOGOUT_EVENT, IdTokenRules, LogoutTokenRules, id_token, logout_token
@@ -385,6 +385,114 @@ async def test_a_key_replaced_under_its_id_is_fetched() -> None:
     for _ in range(20):
         assert await code_of(sign(CLAIMS, stranger), keys=keys) == "signature_invalid"
     assert len(asked) == 2
+
+
+class Rotating:
+    """A key set whose issuer may sign with another key, or be down."""
+
+    def __init__(self) -> None:
+        self.published, self.down, self.asked = [signing_key("first", number=1)], False, 0
+        self.clock = FakeClock(NOW)
+        self.keys = KeySet(self.fetch, clock=self.clock, pause=self.pause)
+
+    async def fetch(self) -> bytes:
+        self.asked += 1
+        if self.down:
+            raise ProviderError("the issuer is down")
+        return json.dumps({"keys": [key.jwk() for key in self.published]}).encode()
+
+    async def pause(self, seconds: float) -> None:
+        self.clock.forward(seconds)
+
+
+async def test_an_id_token_finds_its_key_inside_the_strangers_cooldown() -> None:
+    """C9: a logout token with a made-up key id has used the cool-down up."""
+    issuer = Rotating()
+    await issuer.keys.ensure()
+    with pytest.raises(InvalidToken):
+        await logout_token(sign(LOGOUT, KEY, {"kid": "made-up"}), issuer.keys, LOGOUT_RULES, now=NOW)
+    issuer.published.append(signing_key("second", number=2))
+    token = sign(CLAIMS, issuer.published[-1])
+    assert await id_token(token, issuer.keys, RULES, now=NOW) == CLAIMS
+
+
+@pytest.mark.parametrize("kid", ["first", "second"])
+async def test_an_id_token_is_in_doubt_while_the_keys_cannot_be_had(kid: str) -> None:
+    """C9: a new key, or one that was replaced under its id: that the issuer is down says nothing about the token."""
+    issuer = Rotating()
+    await issuer.keys.ensure()
+    issuer.down = True
+    with pytest.raises(ProviderError, match="down"):
+        await id_token(sign(CLAIMS, signing_key(kid, number=2)), issuer.keys, RULES, now=NOW)
+
+
+async def test_a_strangers_token_is_in_doubt_when_it_is_newer_than_the_keys() -> None:
+    """C9: inside the cool-down; with the time to come back.  A token older than the keys is simply refused."""
+    issuer = Rotating()
+    await issuer.keys.ensure()
+    made_up = sign(LOGOUT, KEY, {"kid": "made-up"})
+    with pytest.raises(InvalidToken, match="no key"):
+        await logout_token(made_up, issuer.keys, LOGOUT_RULES, now=NOW)
+    issuer.clock.forward(4)
+    issuer.published.append(signing_key("second", number=2))
+    token = sign(LOGOUT | {"iat": int(NOW) + 4}, issuer.published[-1])
+    with pytest.raises(ProviderError) as caught:
+        await logout_token(token, issuer.keys, LOGOUT_RULES, now=issuer.clock())
+    assert caught.value.retry_after == pytest.approx(6)
+    with pytest.raises(InvalidToken, match="no key"):
+        await logout_token(made_up, issuer.keys, LOGOUT_RULES, now=issuer.clock())
+    issuer.clock.forward(6)
+    assert await logout_token(token, issuer.keys, LOGOUT_RULES, now=issuer.clock())
+    assert issuer.asked == 3
+
+
+async def test_a_logout_token_of_another_issuer_causes_no_fetch() -> None:
+    """C9: with several providers, a token of one must not use up the cool-down of the others."""
+    issuer = Rotating()
+    await issuer.keys.ensure()
+    token = sign(LOGOUT | {"iss": "https://other.example"}, KEY, {"kid": "made-up"})
+    with pytest.raises(InvalidToken) as caught:
+        await logout_token(token, issuer.keys, LOGOUT_RULES, now=NOW)
+    assert caught.value.code == "issuer_mismatch"
+    assert issuer.asked == 1
+
+
+SKEWED: dict[str, tuple[float, dict[str, Any], str]] = {
+    "issuer 90 s ahead": (90, {"iat": int(NOW) + 90, "nbf": int(NOW) + 90, "exp": int(NOW) + 690}, ""),
+    "issuer 90 s behind, short-lived": (-90, {"iat": int(NOW) - 90, "exp": int(NOW) - 70}, ""),
+    "ahead of its clock": (90, {"iat": int(NOW) + 151}, "token_from_future"),
+    "nbf ahead of its clock": (90, {"nbf": int(NOW) + 151}, "token_not_yet_valid"),
+    "expired by both clocks, ahead": (90, {"exp": int(NOW) - 60}, "token_expired"),
+    "expired by both clocks, behind": (-90, {"exp": int(NOW) - 150}, "token_expired"),
+    "a wrong skew refuses nothing, ahead": (290, {"exp": int(NOW) + 30}, ""),
+    "a wrong skew refuses nothing, behind": (-290, {"iat": int(NOW) - 1}, ""),
+    "no skew": (0, {"iat": int(NOW) + 90}, "token_from_future"),
+}
+
+
+@pytest.mark.parametrize(("skew", "changes", "code"), SKEWED.values(), ids=SKEWED.keys())
+async def test_an_id_token_may_hold_by_its_issuers_clock(skew: float, changes: dict[str, Any], code: str) -> None:
+    """C10: it comes straight from the token endpoint, so that a sign-in works although the clocks differ."""
+    assert await code_of(sign(claims(**changes), KEY), RULES._replace(skew=skew)) == code
+
+
+@pytest.mark.parametrize(
+    ("skew", "age", "code"),
+    [
+        (90, 0, ""),
+        (90, 360, ""),
+        (90, 361, "auth_time_too_old"),  # by its clock: ours would give it 90 seconds more
+        (-90, 360, ""),
+        (-90, 361, "auth_time_too_old"),
+        (-90, -150, ""),
+        (-90, -151, "auth_time_too_old"),
+        (90, -61, "auth_time_too_old"),
+    ],
+)
+async def test_the_age_of_an_authentication_is_by_the_issuers_clock(skew: float, age: float, code: str) -> None:
+    """C10: `auth_time` is a time of the issuer's; a step-up is neither refused nor lengthened by the skew."""
+    token = sign(claims(auth_time=int(NOW + skew - age)), KEY)
+    assert await code_of(token, RULES._replace(skew=skew, max_age=300)) == code
 
 
 async def test_a_key_with_absurd_numbers_refuses_and_does_not_crash() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from authproxy.observe import figures
 from authproxy.observe.metrics import Metrics
 
@@ -59,3 +61,16 @@ def test_adding_changes_nothing() -> None:
     one = reading(200)
     figures.add([one, one])
     assert value(figures.add([one]), 'authproxy_exchanges_total{app="web",status="200"}') == 1
+
+
+def test_a_clock_skew_is_the_greatest_and_no_sum() -> None:
+    """C10: each worker measures the same clocks; ahead and behind do not cancel out."""
+
+    def skews(**seconds: float) -> figures.Reading:
+        metrics = Metrics()
+        metrics.watch_clock_skews({name: partial(float, number) for name, number in seconds.items()})
+        return figures.read(metrics.text().decode())
+
+    total = figures.add([skews(dex=0.0, other=3.0), skews(dex=-90.0, other=2.0), skews(dex=30.0)])
+    assert value(total, 'authproxy_provider_clock_skew_seconds{provider="dex"}') == -90
+    assert value(total, 'authproxy_provider_clock_skew_seconds{provider="other"}') == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -38,9 +38,15 @@ class Client(Provider):
         return await self.redeem(**whole | changes)
 
 
-def client_of(peer: OpenIDPeer, **extra: Any) -> Client:
-    """Our provider for ``peer``, on its clock; not entered yet."""
-    return Client("peer", schema.Provider.model_validate(peer.settings(**extra)), clock=peer.clock)
+def client_of(peer: OpenIDPeer, clock: Callable[[], float] | None = None, **extra: Any) -> Client:
+    """Our provider for ``peer``, on its clock unless ``clock`` is given; not entered yet.  Pauses move the clock."""
+    clock = clock or peer.clock
+
+    async def pause(seconds: float) -> None:
+        if isinstance(clock, FakeClock):
+            clock.forward(seconds)
+
+    return Client("peer", schema.Provider.model_validate(peer.settings(**extra)), clock=clock, pause=pause)
 
 
 def query_of(url: str) -> dict[str, str]:

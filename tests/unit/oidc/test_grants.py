@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from authproxy.errors import GrantRefused, ProviderError
 from authproxy.oidc import grants
@@ -22,7 +23,7 @@ def body(**members: Any) -> bytes:
 def test_a_good_answer_is_read() -> None:
     """RFC 6749 section 5.1; the type is compared without case, and nothing of it is in the repr."""
     answer = classify(200, body(**GOOD, refresh_token="rt-1", scope="openid"), {})
-    assert answer == ("at-1", "a.b.c", "rt-1", 600.0, "openid")
+    assert answer == ("at-1", "a.b.c", "rt-1", 600.0, "openid", 0.0)
     assert "at-1" not in repr(answer)
     assert "rt-1" not in repr(answer)
     assert classify(200, body(**GOOD | {"token_type": "BEARER"}), {}).refresh_token == ""
@@ -53,7 +54,7 @@ BAD_YES: dict[str, bytes] = {
     "access token number": body(**GOOD | {"access_token": 7}),
     "access token with line break": body(**GOOD | {"access_token": "a\r\nX: 1"}),
     "refresh token list": body(**GOOD | {"refresh_token": ["a"]}),
-    "refresh token with space": body(**GOOD | {"refresh_token": "a b"}),
+    "refresh token with line break": body(**GOOD | {"refresh_token": "a\nb"}),
     "duplicate member": b'{"access_token":"a","access_token":"b","token_type":"Bearer"}',
     "NaN": b'{"access_token":"a","token_type":"Bearer","expires_in":NaN}',
     "five megabytes": body(**GOOD, pad="a" * 5_000_000),
@@ -163,6 +164,43 @@ def test_the_client_says_who_it_is_in_one_way() -> None:
     assert grants.client_header("id:1", "s", "client_secret_post") == {}
     assert grants.client_form("id:1", None, "client_secret_basic") == {"client_id": "id:1"}
     assert grants.client_header("id:1", None, "client_secret_basic") == {}
+
+
+IMF_DATE = "Sun, 06 Nov 1994 08:49:37 GMT"  # RFC 9110 section 5.6.7: 784111777 seconds after the epoch
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Date": IMF_DATE}, 784111777.0),
+        ({"date": IMF_DATE}, 784111777.0),
+        ({}, 0.0),
+        ({"Date": ""}, 0.0),
+        ({"Date": "yesterday"}, 0.0),
+        ({"Date": "784111777"}, 0.0),
+        ({"Date": "Sunday, 06-Nov-94 08:49:37 GMT"}, 0.0),
+        ({"Date": "Sun Nov  6 08:49:37 1994"}, 0.0),
+        ({"Date": "Sun, 06 Nov 1994 08:49:37 +0530"}, 0.0),
+        ({"Date": "Sun, 06 Nov 1994 08:49:37"}, 0.0),
+        ({"Date": "Sun, 31 Feb 1994 08:49:37 GMT"}, 0.0),
+        ({"Date": "Sun, 06 Nov 1994 25:49:37 GMT"}, 0.0),
+        ({"Date": "Sun, 06 Nov 0000 08:49:37 GMT"}, 0.0),
+        ({"Date": "Thu, 01 Jan 1004 00:00:00 GMT"}, 0.0),
+        ({"Date": f"{IMF_DATE}, {IMF_DATE}"}, 0.0),
+        ({"Date": IMF_DATE, "Age": "0"}, 0.0),
+        ({"Date": IMF_DATE, "age": "37"}, 0.0),
+    ],
+)
+def test_the_date_of_an_answer_is_one_exact_date_or_unknown(headers: dict[str, str], seconds: float) -> None:
+    """C10: absent, garbled, repeated and cached dates say nothing about the provider's clock."""
+    assert grants.answered_at(headers) == seconds
+    assert classify(200, body(**GOOD), headers).answered_at == seconds
+
+
+def test_a_repeated_date_header_is_unknown() -> None:
+    """Two header lines are no date, equal or not."""
+    headers = CIMultiDict([("Date", IMF_DATE), ("Date", IMF_DATE)])
+    assert grants.answered_at(headers) == 0.0
 
 
 def test_an_unproved_answer_keeps_its_token_out_of_sight() -> None:

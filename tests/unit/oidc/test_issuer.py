@@ -117,6 +117,17 @@ async def test_an_unknown_key_says_nothing_while_the_issuer_is_down(peer: OpenID
         assert refused.value.code == "key_unknown"
 
 
+async def test_keys_that_moved_to_another_place_are_found(peer: OpenIDPeer, clock: FakeClock) -> None:
+    """C9: discovery is remembered for an hour; when the keys are gone from where it said, it is asked again."""
+    async with OpenIDPeer(clock=clock) as elsewhere, issuer_of(peer) as issuer:
+        await issuer.ensure()
+        peer.jwks_answer = (404, b"")
+        peer.discovery_overrides["jwks_uri"] = elsewhere.issuer + elsewhere.jwks_path
+        elsewhere.keys = [peer.rotate_keys()]
+        clock.forward(60)
+        assert await subject(issuer, peer.id_token()) == "sub-alice"
+
+
 async def test_unknown_keys_cannot_make_us_hammer_the_issuer(peer: OpenIDPeer, clock: FakeClock) -> None:
     """One fetch for each cool-down of ten seconds, however many ids."""
     async with issuer_of(peer) as issuer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,89 @@ from authproxy.oidc import fetch
 from authproxy.oidc.grants import AnswerUnproved
 from authproxy.oidc.provider import Provider
 from authproxy.settings import schema
+from tests.peers.browser_client import Loopback
 from tests.peers.fake_clock import FakeClock
+from tests.peers.openid_endpoints import Call
 from tests.peers.openid_provider import CLIENT_SECRET, OpenIDPeer
-from tests.peers.openid_signing import signing_key
+from tests.peers.openid_signing import sign, signing_key
 from tests.unit.oidc.conftest import CHALLENGE, REDIRECT, Client, client_of, query_of
+
+# --- clocks ---
+
+
+@pytest.mark.parametrize("skew", [-300, -90, -30, -4, 4, 30, 90, 300])
+async def test_the_skew_of_the_providers_clock_is_learned(peer: OpenIDPeer, clock: FakeClock, skew: float) -> None:
+    """C10: from the `Date` of the token endpoint's answer; the sign-in that brings it works already."""
+    peer.clock = lambda: clock() + skew
+    async with client_of(peer, clock) as client:
+        assert client.skew == 0
+        tokens = await client.sign_in()
+        assert client.skew == pytest.approx(skew, abs=1)
+        assert client.now() == pytest.approx(peer.clock(), abs=1)
+        assert tokens.expires_at == peer.clock() + peer.id_token_lifetime  # as it stands in the token
+        assert tokens.access_expires_at == pytest.approx(peer.clock() + peer.access_token_lifetime, abs=1)
+        assert (await client.refresh(tokens.refresh_token, subject="sub-alice")).claims["sub"] == "sub-alice"
+
+
+@pytest.mark.parametrize("skew", [-3600, -303, -1, 1, 303, 3600, 1e9])
+async def test_a_skew_that_is_tiny_or_absurd_is_none(peer: OpenIDPeer, clock: FakeClock, skew: float) -> None:
+    """C10: below two seconds and beyond five minutes."""
+    async with client_of(peer) as client:
+        token = peer.id_token()
+        peer.token_answer = lambda _call: (
+            200,
+            {"access_token": "a", "token_type": "Bearer", "id_token": token},
+            {"Date": formatdate(clock() + skew, usegmt=True)},
+        )
+        await client.password("alice", "alice-password")
+        assert client.skew == 0
+
+
+@pytest.mark.parametrize("endpoint", ["discovery", "jwks", "userinfo", "revocation"])
+async def test_only_the_token_endpoint_tells_the_time(peer: OpenIDPeer, clock: FakeClock, endpoint: str) -> None:
+    """C10: and of its answers only those that brought tokens."""
+    date = {"Date": formatdate(clock() + 90, usegmt=True)}
+    answer = peer._discovery(Call("discovery", "GET", {}, {}, {}, ""))
+    assert isinstance(answer, tuple)
+    bodies = {"discovery": answer[1], "jwks": peer.jwks(), "userinfo": {"sub": "sub-alice"}, "revocation": b""}
+    setattr(peer, f"{endpoint}_answer", (200, bodies[endpoint], date))
+    async with client_of(peer, userinfo=True) as client:
+        tokens = await client.sign_in()
+        await client.revoke(tokens.refresh_token, "refresh_token")
+        assert peer.asked(endpoint)
+        assert client.skew == 0
+        for status in (400, 401, 429, 500, 503):
+            peer.token_answer = (status, {"error": "server_error"}, date)
+            with pytest.raises(ProviderError):
+                await client.refresh("rt", subject="sub-alice")
+        assert client.skew == 0
+
+
+async def test_plain_http_does_not_tell_the_time(peer: OpenIDPeer, clock: FakeClock) -> None:
+    """C10: `insecure_http` allows a place that others on the network may answer for."""
+    date = {"Date": formatdate(clock() + 90, usegmt=True)}
+    peer.token_answer = lambda _call: (200, {"access_token": "a", "token_type": "Bearer"}, date)
+    async with fetch.session(None) as http:
+        http.connector._resolver = Loopback()  # type: ignore[union-attr]
+        shape = peer.settings(insecure_http=True)
+        shape["endpoints"] = {"token": f"http://provider.test:{peer._port}/token"}
+        async with Client("peer", schema.Provider.model_validate(shape), clock=clock, http=http) as client:
+            await client.refresh("rt", subject="sub-alice")
+            assert peer.asked("token")
+            assert client.skew == 0
+
+
+async def test_a_learned_skew_makes_no_old_logout_token_valid(peer: OpenIDPeer, clock: FakeClock) -> None:
+    """C10: a token that a client brings is judged by our clock, whatever the provider's says."""
+    peer.clock = lambda: clock() - 200
+    async with client_of(peer, clock) as client:
+        await client.sign_in()
+        assert client.skew == pytest.approx(-200, abs=1)
+        token = peer.logout_token(sid="s1", exp=int(clock()) - 61)  # good for two minutes more by the provider's clock
+        with pytest.raises(InvalidToken) as caught:
+            await client.logout_token(token)
+        assert caught.value.code == "token_expired"
+
 
 # --- signing in ---
 
@@ -80,7 +160,12 @@ async def test_the_authorization_url_protects_the_flow(peer: OpenIDPeer) -> None
         "authorization_endpoint": peer.issuer + "/auth?tenant=7",
     }
     weaker = {"code_challenge_method": "plain", "response_type": "token", "nonce": "x", "connector_id": "ldap"}
-    options = {"scopes": ["email"], "max_age": "5m", "acr_values": ["mfa", "phr"], "response_mode": "form_post"}
+    options: dict[str, Any] = {
+        "scopes": ["email"],
+        "max_age": "5m",
+        "acr_values": ["mfa", "phr"],
+        "response_mode": "form_post",
+    }
     async with client_of(peer, authorize=weaker, **options) as client:
         url = await client.authorization_url(
             redirect_uri=REDIRECT,
@@ -182,6 +267,63 @@ async def test_rotated_keys_are_found_within_the_sign_in(client: Client, peer: O
     assert len(peer.asked("jwks")) == 2
     assert (await client.sign_in()).claims["sub"] == "sub-alice"
     assert len(peer.asked("jwks")) == 2
+
+
+@pytest.mark.parametrize("keep_old", [True, False])
+async def test_keys_rotated_inside_the_strangers_cooldown_are_found(
+    client: Client, peer: OpenIDPeer, keep_old: bool
+) -> None:
+    """C9: anyone can send a logout token with a made-up key id; the sign-in and the refresh after it go on."""
+    first = await client.sign_in()
+    stray = sign({"iss": peer.issuer}, peer.keys[-1], {"kid": "made-up"})
+    with pytest.raises(InvalidToken):
+        await client.logout_token(stray)
+    peer.rotate_keys(keep_old=keep_old)
+    with pytest.raises((InvalidToken, ProviderError)):
+        await client.logout_token(stray)
+    assert (await client.sign_in()).claims["sub"] == "sub-alice"
+    peer.rotate_keys(keep_old=keep_old)  # once more: inside the spacing of the trusted fetches
+    assert (await client.refresh(first.refresh_token, subject="sub-alice")).claims["sub"] == "sub-alice"
+
+
+async def test_a_sign_in_waits_while_the_keys_cannot_be_had(client: Client, peer: OpenIDPeer) -> None:
+    """C9: the code is spent; the answer in hand is proved again, and nobody has to sign in again."""
+    await client.sign_in()
+    peer.rotate_keys()
+    peer.fail("jwks", 503, times=2)
+    assert (await client.sign_in()).claims["sub"] == "sub-alice"
+    assert len(peer.asked("token")) == 2
+
+
+async def test_a_sign_in_that_cannot_be_judged_says_so(client: Client, peer: OpenIDPeer) -> None:
+    """C9: no keys for longer than a sign-in waits: the provider's failure, and not a token that is wrong."""
+    await client.sign_in()
+    peer.rotate_keys()
+    peer.fail("jwks", 503, times=100)
+    with pytest.raises(ProviderError) as caught:
+        await client.sign_in()
+    assert caught.value.retry_after is None
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_keys_that_moved_to_another_place_are_found(
+    client: Client, peer: OpenIDPeer, clock: FakeClock, gone: bool
+) -> None:
+    """C9: discovery is remembered for an hour; a key set that is elsewhere now is asked for in the same sign-in."""
+    async with OpenIDPeer(clock=clock) as elsewhere:
+        await client.sign_in()
+        elsewhere.keys = [peer.rotate_keys()]
+        peer.jwks_answer = (404, b"") if gone else (200, {"keys": [peer.keys[0].jwk()]})
+        peer.discovery_overrides["jwks_uri"] = elsewhere.issuer + elsewhere.jwks_path
+        clock.forward(60)
+        assert (await client.sign_in()).claims["sub"] == "sub-alice"
+        asked = len(peer.asked("discovery"))
+        elsewhere.keys = []
+        peer.rotate_keys()
+        for _ in range(3):
+            with pytest.raises((ProviderError, InvalidToken)):
+                await client.sign_in()
+        assert len(peer.asked("discovery")) <= asked + 1
 
 
 async def test_a_code_is_good_once(client: Client, peer: OpenIDPeer) -> None:
@@ -367,6 +509,44 @@ async def test_a_rotated_token_survives_keys_that_cannot_be_had(client: Client, 
     assert caught.value.refresh_token not in ("", first.refresh_token)
     assert peer.refresh_tokens.is_alive(caught.value.refresh_token)
     assert caught.value.refresh_token not in f"{caught.value!r}"
+
+
+async def test_an_answer_says_when_it_was_issued(client: Client, peer: OpenIDPeer, clock: FakeClock) -> None:
+    """C1: `iat` of the ID token in the answer, else the answer's `Date`, else 0: what tokens are ordered by."""
+    first = await client.sign_in()
+    assert first.issued_at == first.claims["iat"] == clock()
+    clock.forward(7)
+    assert (await client.refresh(first.refresh_token, subject="sub-alice")).issued_at == clock()
+
+
+async def test_an_answer_without_an_id_token_is_as_old_as_its_date(clock: FakeClock) -> None:
+    """C1: OpenID Connect Core section 12.2 makes the ID token optional, and a cached answer has no usable date."""
+    async with OpenIDPeer(clock=clock, rotate=False) as peer, client_of(peer) as client:
+        first = await client.sign_in()
+        peer.id_token_on_refresh = False
+        clock.forward(7)
+        assert (await client.refresh(first.refresh_token, subject="sub-alice")).issued_at == clock()
+        peer.token_answer = (200, {"access_token": "a", "token_type": "Bearer"}, {"Age": "3"})
+        assert (await client.refresh(first.refresh_token, subject="sub-alice")).issued_at == 0.0
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_an_unproved_answer_says_when_it_was_issued(
+    client: Client, peer: OpenIDPeer, clock: FakeClock, readable: bool
+) -> None:
+    """C1: the rotated token is ordered as it would be if the answer had been proved."""
+    first = await client.sign_in()
+    peer.rotate_before_signing = True
+    peer.fail("jwks", 503, times=100)
+    clock.forward(7)
+    issued = clock()
+    if readable:
+        peer.mangle_id_token = lambda claims, _header: claims.update(iat=clock() - 2)
+    else:
+        peer.mangle_id_token = lambda claims, _header: claims.update(iat="yesterday")
+    with pytest.raises(AnswerUnproved) as caught:
+        await client.refresh(first.refresh_token, subject="sub-alice")
+    assert caught.value.issued_at == (issued - 2 if readable else issued)
 
 
 async def test_nothing_is_spent_while_no_keys_are_known(peer: OpenIDPeer) -> None:

@@ -15,11 +15,14 @@ from authproxy.settings.schema import Cookie
 RING = KeyRing([os.urandom(32)])
 
 
-def a_ticket(**changes: Any) -> Ticket:
-    """A ticket of a session that began at 1000."""
+HOST = "app.example.com"
+
+
+def a_ticket(*, refresh_token: str = "rt", host: str = HOST, **changes: Any) -> Ticket:
+    """A ticket of a session that began at 1000 on ``host``."""
     ticket = new_ticket(
-        provider="dex", issuer="https://dex", subject="u1", now=1000.0, absolute=3600.0, refresh_token="rt",
-        provider_sid="ps",
+        provider="dex", issuer="https://dex", subject="u1", host=host, now=1000.0, absolute=3600.0,
+        refresh_token=refresh_token, issued_at=1000.0, provider_sid="ps",
     )  # fmt: skip
     return ticket._replace(**changes)
 
@@ -62,7 +65,7 @@ def test_a_ticket_comes_back_whole() -> None:
     """What is written is found and opened again, sealed at the time of writing."""
     cookie, ticket = a_cookie(), a_ticket()
     (sealed,) = cookie.find(carried(cookie.write(ticket, now=1234.0)))
-    assert cookie.open(sealed) == ticket._replace(sealed_at=1234.0)
+    assert cookie.open(sealed, HOST) == ticket._replace(sealed_at=1234.0)
 
 
 @pytest.mark.parametrize("size", [2500, 5600, 8400])
@@ -73,7 +76,7 @@ def test_a_long_ticket_travels_in_chunks(size: int) -> None:
     assert all(len(line) < 4096 for line in lines)
     assert len(lines) > 1 or size < 2700
     (sealed,) = cookie.find(carried(lines))
-    assert (cookie.open(sealed) or a_ticket()).refresh_token == ticket.refresh_token
+    assert (cookie.open(sealed, HOST) or a_ticket()).token == ticket.token
 
 
 def test_a_token_that_no_cookie_holds_is_refused() -> None:
@@ -117,7 +120,7 @@ def test_clearing_names_every_chunk_with_the_same_attributes() -> None:
 def test_another_version_of_the_ticket_opens_nothing() -> None:
     """A ticket of a version that we do not know is as good as none, and no error (D13)."""
     sealed = RING.seal("session-cookie", b'[2, "from", "the future"]')
-    assert a_cookie().open(sealed) is None
+    assert a_cookie().open(sealed, HOST) is None
 
 
 @pytest.mark.parametrize(

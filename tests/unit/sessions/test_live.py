@@ -10,8 +10,8 @@ from authproxy.model import Identity
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.live import LiveSession, LiveView
 from authproxy.sessions.marks import Mark, sid_name
-from authproxy.sessions.vault import Record
-from tests.unit.sessions.test_cookie import a_ticket
+from authproxy.sessions.records import Record, RefreshToken
+from tests.unit.sessions.test_cookie import HOST, a_ticket
 
 
 class Clock:
@@ -27,8 +27,8 @@ class Clock:
 def a_record(**changes: Any) -> Record:
     """A record whose ID token lasts until 1600."""
     record = Record(
-        generation=1, refresh_token="rt", id_token="id", access_token="at", claims={"sub": "u1"}, expires_at=1600.0,
-        last_used=1000.0, refreshed_at=1000.0,
+        generation=1, token=RefreshToken("rt", "f1"), id_token="id", access_token="at", claims={"sub": "u1"},
+        expires_at=1600.0, last_used=1000.0, refreshed_at=1000.0,
     )  # fmt: skip
     return record._replace(**changes)
 
@@ -57,11 +57,11 @@ def test_a_known_cookie_is_found_and_counts_as_use() -> None:
     view = a_view(clock)
     session = entered(view)
     clock.now = 1200.0
-    found = view.find("cookie")
+    found = view.find("cookie", HOST)
     assert found is not None
     assert found.session is session
     assert session.last_used == 1200.0
-    assert view.find("another") is None
+    assert view.find("another", HOST) is None
 
 
 def test_an_entry_outlives_neither_refresh_nor_idle_nor_absolute_end() -> None:
@@ -71,7 +71,7 @@ def test_an_entry_outlives_neither_refresh_nor_idle_nor_absolute_end() -> None:
         view = a_view(clock)
         entered(view, absolute_end=absolute)
         clock.now = at
-        assert view.find("cookie") is None
+        assert view.find("cookie", HOST) is None
 
 
 def test_a_dropped_session_is_over_at_once() -> None:
@@ -84,7 +84,7 @@ def test_a_dropped_session_is_over_at_once() -> None:
     forget()
     view.drop(session.id)
     view.drop(session.id)
-    assert view.find("cookie") is None
+    assert view.find("cookie", HOST) is None
     assert session.ended
     assert cut == ["first"]
 
@@ -114,8 +114,8 @@ def test_memory_is_bounded_and_tunnels_stay_cuttable() -> None:
         entered(view, str(number))
     assert len(view) == 3
     assert view.by_id(first.id) is first
-    assert view.find("0") is not None
-    assert view.find("1") is None
+    assert view.find("0", HOST) is not None
+    assert view.find("1", HOST) is None
 
 
 def test_when_all_have_tunnels_the_oldest_is_cut() -> None:
@@ -134,8 +134,8 @@ def test_a_session_remembers_few_cookies() -> None:
     session = entered(view, "0")
     for number in range(1, 30):
         view.remember(str(number), session.ticket, session)
-    assert view.find("29") is not None
-    assert view.find("0") is None
+    assert view.find("29", HOST) is not None
+    assert view.find("0", HOST) is None
     assert repr(view) == "<LiveView 1 sessions, 8 cookies>"
 
 
@@ -183,5 +183,5 @@ def test_used_sessions_are_those_whose_use_is_unwritten() -> None:
     session = entered(view)
     assert view.used() == []
     clock.now = 1100.0
-    view.find("cookie")
+    view.find("cookie", HOST)
     assert view.used() == [session]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from authproxy.sessions.records import RefreshToken, SharedTokens
 from authproxy.sessions.sealing import KeyRing
-from authproxy.sessions.vault import SharedToken, Vault, share_scope
+from authproxy.sessions.vault import Vault, share_scope
 from authproxy.store import keys
 from authproxy.store.memory import MemoryStore
 from tests.unit.sessions.test_cookie import a_ticket
@@ -39,9 +40,8 @@ async def test_d5_the_store_holds_no_token_and_no_name() -> None:
     vault, store = a_vault()
     ticket = a_ticket(subject="alice@example.com", refresh_token="refresh-secret")
     await vault.save(ticket, a_record(id_token="id-secret"), expected=None, now=1000.0)
-    await vault.share_token(
-        ticket, share_scope(client_id="c", scopes=["openid"]), SharedToken(1, "rt-secret"), now=1000
-    )
+    scope, token = share_scope(client_id="c", scopes=["openid"]), RefreshToken("rt-secret", "f1", 1, 1000.0)
+    await vault.update_shared(ticket, scope, lambda held: held.with_token(token), now=1000.0)
     everything = repr(vars(store)) + repr([vars(part) for part in vars(store).values() if hasattr(part, "__dict__")])
     for secret in (ticket.sid, ticket.secret, "refresh-secret", "id-secret", "rt-secret", "alice@example.com"):
         assert secret not in everything
@@ -78,15 +78,16 @@ async def test_forgetting_tells_how_many_sessions_are_left() -> None:
 
 
 async def test_the_newest_shared_token_stays() -> None:
-    """A generation that is behind never replaces a newer one; another scope has its own."""
+    """A step that is behind never replaces a newer one; another scope has its own tokens."""
     vault, _ = a_vault()
     ticket, scope = a_ticket(), share_scope(client_id="c", scopes=["b", "a"])
-    await vault.share_token(ticket, scope, SharedToken(3, "three"), now=1000.0)
-    await vault.share_token(ticket, scope, SharedToken(2, "two"), now=1000.0)
-    assert await vault.shared_token(ticket, share_scope(client_id="c", scopes=["a", "b"])) == SharedToken(3, "three")
-    assert await vault.shared_token(ticket, share_scope(client_id="c", scopes=["a"])) is None
+    three, two = RefreshToken("three", "f1", 3, 1000.0), RefreshToken("two", "f1", 2, 1000.0)
+    await vault.update_shared(ticket, scope, lambda held: held.with_token(three), now=1000.0)
+    await vault.update_shared(ticket, scope, lambda held: held.with_token(two), now=1000.0)
+    assert (await vault.shared(ticket, share_scope(client_id="c", scopes=["a", "b"]))).tokens == (three,)
+    assert await vault.shared(ticket, share_scope(client_id="c", scopes=["a"])) == SharedTokens()
     await vault.forget_shared(ticket, scope)
-    assert await vault.shared_token(ticket, scope) is None
+    assert await vault.shared(ticket, scope) == SharedTokens()
 
 
 async def test_dead_tokens_are_remembered_by_digest() -> None:
@@ -99,8 +100,6 @@ async def test_dead_tokens_are_remembered_by_digest() -> None:
 
 def test_no_token_is_shown() -> None:
     """Records and shared tokens keep what they hold out of their repr."""
-    assert (
-        "id" not in repr(a_record(id_token="idtok", refresh_token="rtok")).replace("idtok", "!").split("generation")[0]
-    )
-    assert "rtok" not in repr(a_record(refresh_token="rtok"))
-    assert "secret" not in repr(SharedToken(1, "secret"))
+    token = RefreshToken("secret", "f1")
+    assert "secret" not in repr(a_record(id_token="secret", access_token="secret", token=token))
+    assert "secret" not in repr(token) + repr(SharedTokens().with_token(token))

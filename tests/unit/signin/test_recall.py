@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -11,8 +11,7 @@ from authproxy.errors import ProviderError, SessionEnded
 from authproxy.sessions.cookie import Ticket
 from authproxy.sessions.marks import Mark
 from authproxy.sessions.replicas import Replicas
-from authproxy.sessions.vault import SharedToken
-from authproxy.signin.gate import LONGEST, Gate
+from authproxy.signin.gate import FAILURES, LONGEST, PAUSE_SECONDS, Gate
 from authproxy.store import keys
 from authproxy.store.memory import MemoryStore
 from tests.unit.sessions.test_live import Clock
@@ -83,7 +82,7 @@ async def test_what_is_revoked_does_not_come_back(met: Stage) -> None:
     empty(met.store)
     one.live.by_id(ticket.id)
     await one.marks.add(Mark("subject", ticket.user, met.clock.now + 1, ticket.absolute_end))
-    one.recall.answer(ticket.user)
+    one.recall.answer(ticket.user, two.peers.id)
     await one.recall.close()
     assert await two.vault.load(ticket) is None
 
@@ -93,16 +92,15 @@ async def test_a_shared_token_is_recalled(met: Stage) -> None:
     """The store lost the token that two devices share; the device that is behind gets it from the other's replica."""
     one, two = met.replicas
     first = await met.sign_in()
-    scope = one.refresher.scope(first) or ""
-    second = await met.sign_in(generation=2)
-    await one.vault.share_token(second, scope, SharedToken(2, second.refresh_token), now=met.clock.now)
+    second = await met.sign_in()
+    await two.refresher.share(second)
     behind, ahead = one.seal(first), two.seal(second)
     await one.click(behind)
     await two.click(ahead)
     await renewed(two, met, ahead)
     empty(met.store)
     carried = await one.click(behind)
-    assert carried.session.record.generation == 4
+    assert (carried.session.record.token.family, carried.session.record.token.step) == (second.token.family, 2)
     assert "dead" not in met.refreshes
 
 
@@ -111,7 +109,7 @@ async def test_a_shared_token_is_found_in_the_same_memory(met: Stage) -> None:
     """The same without store and on one replica: the sibling's newer token is used."""
     one = met.replicas[0]
     first = await met.sign_in()
-    second = await met.sign_in(generation=2)
+    second = await met.sign_in()
     behind, ahead = one.seal(first), one.seal(second)
     await one.click(behind)
     await one.click(ahead)
@@ -120,7 +118,8 @@ async def test_a_shared_token_is_found_in_the_same_memory(met: Stage) -> None:
     assert alone
     one.peers._known = frozenset({one.peers.id})
     await renewed(one, met, ahead)
-    assert (await one.click(behind)).session.record.generation == 4
+    token = (await one.click(behind)).session.record.token
+    assert (token.family, token.step) == (second.token.family, 2)
     assert "dead" not in met.refreshes
 
 
@@ -220,7 +219,7 @@ async def test_replicas_come_and_go() -> None:
     """Whoever leaves, or falls silent for ten seconds, is not counted any more; each key has one owner."""
     clock = Clock(1000.0)
     store = MemoryStore(clock)
-    three = [Replicas(store, on_asked=lambda _user: None) for _ in range(3)]
+    three = [Replicas(store, on_asked=lambda _user, _asking: None) for _ in range(3)]
     for _ in range(2):
         for replica in three:
             await replica.meet()
@@ -262,3 +261,28 @@ async def test_a_limited_provider_is_left_alone_by_all() -> None:
             raise SessionEnded("not the provider's limit")
     async with gate:
         pass
+
+
+async def test_a_provider_that_does_not_answer_is_asked_once_a_second() -> None:
+    """After five calls without an answer; an answer of any status shows that it is there."""
+    clock = Clock(1000.0)
+    gate = Gate(clock)
+
+    async def call(error: ProviderError | None) -> bool:
+        """Whether the call was let through."""
+        made = False
+        with suppress(ProviderError):
+            async with gate:
+                made = True
+                if error is not None:
+                    raise error
+        return made
+
+    down, failing = ProviderError("connection refused"), ProviderError("answered 500", status=500)
+    for _ in range(20):
+        assert await call(failing)
+    assert [await call(down) for _ in range(20)] == [True] * (FAILURES + 1) + [False] * (19 - FAILURES)
+    clock.now += PAUSE_SECONDS
+    assert [await call(down) for _ in range(3)] == [True, False, False]
+    clock.now += PAUSE_SECONDS
+    assert [await call(failing) for _ in range(3)] == [True, True, True]

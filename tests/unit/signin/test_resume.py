@@ -16,20 +16,24 @@ from authproxy.oidc.provider import Provider
 from authproxy.sessions.cookie import Cookies, SessionCookie, Ticket, new_ticket
 from authproxy.sessions.live import Carried, LiveView
 from authproxy.sessions.marks import Mark, Marks
+from authproxy.sessions.records import Record, RefreshToken
 from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.sealing import KeyRing
-from authproxy.sessions.vault import Record, SharedToken, Vault
+from authproxy.sessions.vault import Vault
 from authproxy.settings import schema
+from authproxy.signin.grace import RefreshGrace
 from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher, shared_by
 from authproxy.signin.resume import Resumption
+from authproxy.signin.termination import Termination
 from authproxy.store.base import Entry, Tally
 from authproxy.store.memory import MemoryStore
 from tests.peers.openid_provider import OpenIDPeer
 from tests.unit.sessions.test_live import Clock
 
 KEYS = [os.urandom(32)]
-IDLE, ABSOLUTE = 3600.0, 36000.0
+IDLE, ABSOLUTE, GRACE = 3600.0, 36000.0, 3600.0
+HOST = "app.example.com"
 
 
 class FlakyStore(MemoryStore):
@@ -85,23 +89,30 @@ class Replica:
         self.vault = Vault(store, ring)
         self.marks = Marks(store, clock=clock, on_mark=self.live.apply)
         providers = {provider.name: provider}
-        self.peers = Replicas(store, on_asked=lambda user: self.recall.answer(user))
+        self.peers = Replicas(store, on_asked=lambda user, asking: self.recall.answer(user, asking))
         self.recall = Recall(
             live=self.live, vault=self.vault, replicas=self.peers, clock=clock,
             scope=lambda session: shared_by(providers, session.ticket),
         )  # fmt: skip
+        self.failures: list[str] = []
         self.refresher = Refresher(
             providers=providers, vault=self.vault, store=store, live=self.live, marks=self.marks,
-            replicas=self.peers, recall=self.recall, clock=clock,
+            replicas=self.peers, recall=self.recall, grace=RefreshGrace(store, seconds=GRACE, clock=clock),
+            on_failure=lambda _, reason: self.failures.append(reason), clock=clock,
+        )  # fmt: skip
+        self.ended: list[tuple[str, str]] = []
+        self.termination = Termination(
+            marks=self.marks, vault=self.vault,
+            on_end=lambda ticket, cause, reason: self.ended.append((ticket.id, cause)),
         )  # fmt: skip
         self.resumption = Resumption(
             cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, recall=self.recall,
-            refresher=self.refresher, providers=providers, idle=IDLE, clock=clock,
+            refresher=self.refresher, termination=self.termination, providers=providers, idle=IDLE, clock=clock,
         )  # fmt: skip
 
     async def click(self, sealed: str) -> Carried:
         """One request with this cookie."""
-        return self.resumption.at_once(sealed) or await self.resumption.resume(sealed)
+        return self.resumption.at_once(sealed, HOST) or await self.resumption.resume(sealed, HOST)
 
     def seal(self, ticket: Ticket) -> str:
         """The cookie of a ticket, sealed now."""
@@ -128,11 +139,12 @@ class Stage:
         """A session whose record is in the store, as ``signin.login`` leaves it."""
         tokens = await self.provider.password("alice", "alice-password")
         ticket = new_ticket(
-            provider="p", issuer=self.provider.issuer, subject=str(tokens.claims["sub"]), now=self.clock.now,
-            absolute=ABSOLUTE, refresh_token=tokens.refresh_token, provider_sid="",
+            provider="p", issuer=self.provider.issuer, subject=str(tokens.claims["sub"]), host=HOST,
+            now=self.clock.now, absolute=ABSOLUTE, refresh_token=tokens.refresh_token, issued_at=tokens.issued_at,
+            provider_sid="",
         )._replace(**changes)  # fmt: skip
         record = Record(
-            ticket.generation, ticket.refresh_token, tokens.id_token, tokens.access_token, dict(tokens.claims),
+            ticket.generation, ticket.token, tokens.id_token, tokens.access_token, dict(tokens.claims),
             tokens.expires_at, self.clock.now, self.clock.now,
         )  # fmt: skip
         await self.replicas[0].vault.save(ticket, record, expected=None, now=self.clock.now)
@@ -169,7 +181,7 @@ async def test_a_live_session_asks_nobody(stage: Stage) -> None:
     first = await one.click(sealed)
     stage.store.away = True
     calls = len(stage.peer.calls)
-    assert one.resumption.at_once(sealed) is not None
+    assert one.resumption.at_once(sealed, HOST) is not None
     assert first.session.identity.subject == "sub-alice"
     assert len(stage.peer.calls) == calls
 
@@ -210,10 +222,10 @@ async def test_a_browser_that_is_behind_gets_a_new_cookie(stage: Stage) -> None:
     stage.clock.now += 700
     carried = await one.click(sealed)
     (line,) = one.resumption.cookies(carried)
-    fresh = one.cookie.open(line.partition("=")[2].partition(";")[0])
+    fresh = one.cookie.open(line.partition("=")[2].partition(";")[0], HOST)
     assert fresh is not None
     assert fresh.generation == 2
-    assert fresh.refresh_token == carried.session.record.refresh_token != ticket.refresh_token
+    assert fresh.token == carried.session.record.token != ticket.token
 
 
 async def test_an_emptied_store_signs_nobody_out(stage: Stage) -> None:
@@ -327,7 +339,7 @@ async def test_a_rotation_that_could_not_be_proved_is_not_lost(stage: Stage) -> 
     stage.peer.fail("jwks", 503, times=100)
     carried = await one.click(sealed)
     assert carried.session.record.generation == 2
-    assert carried.session.record.refresh_token != ticket.refresh_token
+    assert carried.session.record.token != ticket.token
     assert one.resumption.cookies(carried) != ()
     stage.peer.jwks_answer = None
     stage.clock.now += 60
@@ -437,7 +449,7 @@ async def test_a_client_that_leaves_loses_nothing(stage: Stage) -> None:
 
 async def test_without_a_refresh_token_a_session_ends_with_its_id_token(stage: Stage) -> None:
     """What cannot be renewed is not prolonged."""
-    ticket = await stage.sign_in(refresh_token="")
+    ticket = await stage.sign_in(token=RefreshToken(""))
     one, sealed = stage.replicas[0], stage.replicas[0].seal(ticket)
     await one.click(sealed)
     stage.clock.now += 700
@@ -452,9 +464,9 @@ async def test_a_second_device_does_not_sign_out_the_first(stage: Stage) -> None
     first = await stage.sign_in()
     scope = one.refresher.scope(first)
     assert scope is not None
-    await one.vault.share_token(first, scope, SharedToken(1, first.refresh_token), now=stage.clock.now)
-    second = await stage.sign_in(generation=2)
-    await one.vault.share_token(second, scope, SharedToken(2, second.refresh_token), now=stage.clock.now)
+    await one.refresher.share(first)
+    second = await stage.sign_in()
+    await one.refresher.share(second)
     sealed = {one: one.seal(first), two: two.seal(second)}
     for _ in range(10):
         stage.clock.now += 700
@@ -470,13 +482,12 @@ async def test_a_token_killed_by_a_sign_in_that_is_just_being_shared(stage: Stag
     """The refusal of the old token is not the end when another device's newer one arrives a moment later."""
     one = stage.replicas[0]
     first = await stage.sign_in()
-    scope = one.refresher.scope(first) or ""
-    await one.vault.share_token(first, scope, SharedToken(1, first.refresh_token), now=stage.clock.now)
+    await one.refresher.share(first)
     sealed = one.seal(first)
     await one.click(sealed)
-    second = await stage.sign_in(generation=2)  # at the provider the first token is dead now
+    second = await stage.sign_in()  # at the provider the first token is dead now
     stage.clock.now += 700
     clicking = asyncio.ensure_future(one.click(sealed))
     await stage.peer.wait_for("token", 1, grant_type="refresh_token")
-    await one.vault.share_token(second, scope, SharedToken(2, second.refresh_token), now=stage.clock.now)
-    assert (await clicking).session.record.generation == 3
+    await one.refresher.share(second)
+    assert (await clicking).session.record.token.family == second.token.family
