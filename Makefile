@@ -17,7 +17,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format pytest conformance fuzz limits soak bench profile bench-sessions lock clean
+.PHONY: help demo test quick lint format pytest conformance fuzz limits soak bench profile bench-sessions lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -31,6 +31,13 @@ test: ## everything that belongs in CI: lint, types, tests, coverage; installs w
 	@requirements/venv dev
 	@$(MAKE) lint
 	@$(MAKE) pytest
+
+quick: ## lint, types, architecture, unit tests, tables: for every change, in less than three minutes
+	@requirements/machine
+	@requirements/venv dev
+	@$(MAKE) lint
+	@$(BIN)/python -m pytest --no-header --quiet -n 2 --dist loadscope --no-loadscope-reorder \
+		tests/test_architecture.py tests/unit tests/tables
 
 lint: ## style and types
 	@requirements/venv dev
@@ -65,10 +72,10 @@ limits: ## 2 GiB bodies each way, a thousand slow clients, floods: at full size,
 	@requirements/venv dev
 	@WIRE_LIMITS=full $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_large_bodies.py tests/stories/test_slow_clients.py tests/hostile/test_limits.py)
 
-soak: ## outages at full length under load, 10,000 stories of the model, make limits, an hour of requests (OUTAGE=30, MODEL_EXAMPLES=10000, SOAK_REQUESTS=720000)
+soak: ## outages at full length under load, 50 random orders before Dex, 10,000 stories of the model, make limits, an hour of requests as fast as they go (OUTAGE=30, ORDERS=50, MODEL_EXAMPLES=10000, SOAK_REQUESTS=720000)
 	@requirements/machine
 	@requirements/venv dev
-	@OUTAGE_SECONDS=$(or $(OUTAGE),30) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py tests/stories/test_failover_under_load.py)
+	@OUTAGE_SECONDS=$(or $(OUTAGE),30) DEX_ORDERS=$(or $(ORDERS),50) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py tests/stories/test_failover_under_load.py tests/stories/test_dex.py)
 	@[ -n "$(ARGS)" ] || MODEL_EXAMPLES=$(or $(MODEL_EXAMPLES),10000) $(BIN)/python -m pytest --no-header -p no:cacheprovider tests/model/test_disorder.py
 	@[ -n "$(ARGS)" ] || $(MAKE) limits
 	@$(BIN)/python -m tests.soak.endurance

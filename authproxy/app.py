@@ -22,7 +22,7 @@ from authproxy.admin.gate import Gate
 from authproxy.admin.routes import Admin, Readiness
 from authproxy.edge.certificate import ServerCertificate
 from authproxy.edge.connection import FrontDoor
-from authproxy.errors import StoreUnavailable
+from authproxy.errors import CannotStart, StoreUnavailable
 from authproxy.graph import Graph
 from authproxy.lasting import Lasting
 from authproxy.ongoing import Ongoing
@@ -43,7 +43,10 @@ class Inherited(NamedTuple):
 
 
 class Authproxy:
-    """A whole proxy.  Enter it to serve; ``addresses`` says where."""
+    """A whole proxy.  Enter it to serve; ``addresses`` says where.
+
+    Entering raises CannotStart, ProviderError or OSError when a file, secret or address cannot be used.
+    """
 
     def __init__(
         self, settings: Settings, *, clock: Callable[[], float] = time.time, inherited: Inherited | None = None
@@ -63,6 +66,9 @@ class Authproxy:
         await self._stack.__aenter__()
         try:
             await self._build()
+        except (LookupError, ValueError) as error:
+            await self.__aexit__(None, None, None)
+            raise CannotStart(str(error.args[0] if error.args else error)) from error
         except BaseException:
             await self.__aexit__(None, None, None)
             raise

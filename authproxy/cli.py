@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import uvloop
@@ -55,10 +55,10 @@ def serve(file: Path) -> None:
     _open_files(loaded.settings.listen.connections)
     serving = _supervise if loaded.settings.listen.workers > 1 else _serve
     try:
-        sys.exit(uvloop.run(serving(loaded, file)))
+        code = uvloop.run(serving(loaded, file))
     except (OSError, AuthproxyError) as error:
-        click.echo(f"{file}: cannot start: {error}", err=True)
-        sys.exit(2)
+        _fail(f"{file}: cannot start: {error}")
+    sys.exit(code)
 
 
 def _open_files(bounds: ListenConnections) -> None:
@@ -110,9 +110,8 @@ def worker(file: Path, orders: str) -> None:
     _log_to_stderr()
     try:
         uvloop.run(_work(load(file), file, Orders.read(orders)))
-    except (SettingsError, OSError, AuthproxyError) as error:
-        click.echo(f"{file}: cannot start: {error}", err=True)
-        sys.exit(2)
+    except (OSError, AuthproxyError) as error:
+        _fail(f"{file}: cannot start: {error}")
 
 
 async def _work(loaded: Loaded, file: Path, orders: Orders) -> None:
@@ -151,18 +150,27 @@ def check(file: Path, *, connect: bool) -> None:
     _list(problems)
     if any(not problem.warning for problem in problems):
         sys.exit(2)
-    if connect and not asyncio.run(_try_connections(file)):
+    if connect and not _connected(file):
         sys.exit(2)
     click.echo(f"{file}: the settings are good")
+
+
+def _connected(file: Path) -> bool:
+    try:
+        return asyncio.run(_try_connections(file))
+    except (AuthproxyError, LookupError, ValueError, OSError) as error:  # a file or variable changed meanwhile
+        _fail(f"{file}: {error}")
 
 
 async def _try_connections(file: Path) -> bool:
     from authproxy.connect import try_connections  # only here: pulls in every client
 
     good = True
-    async for name, failure in try_connections(load(file).settings):
-        click.echo(f"{name}: {failure or 'answers'}", err=bool(failure))
-        good = good and not failure
+    async for tried in try_connections(load(file).settings):
+        click.echo(f"{tried.name}: {tried.failure or 'answers'}", err=bool(tried.failure))
+        for warning in tried.warnings:
+            click.echo(f"{tried.name}: warning: {warning}", err=True)
+        good = good and not tried.failure
     return good
 
 
@@ -226,13 +234,22 @@ def _told(found: explanation.Explanation) -> str:
 
 
 @main.command()
-@click.option("--port", default=8080, show_default=True, help="Where the demo listens, on loopback.")
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Where the demo listens, on loopback.",
+)
 def demo(port: int) -> None:
     """Run the proxy with a small OpenID provider and a sample app, all on loopback."""
     from authproxy.demo.run import run  # only here: the demo stands outside the house
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    uvloop.run(run(port))
+    try:
+        uvloop.run(run(port))
+    except (OSError, AuthproxyError) as error:
+        _fail(f"the demo cannot start: {getattr(error, 'strerror', None) or error}")
 
 
 @main.command()
@@ -254,6 +271,12 @@ def schema() -> None:
 
 
 main.add_command(enrollment)
+
+
+def _fail(message: str) -> NoReturn:
+    """End with a sentence and exit code 2."""
+    click.echo(f"authproxy: {message}", err=True)
+    sys.exit(2)
 
 
 def _list(problems: list[Problem]) -> None:

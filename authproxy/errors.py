@@ -39,6 +39,10 @@ class SettingsError(AuthproxyError):
         self.problems = problems
 
 
+class CannotStart(AuthproxyError):
+    """What the settings name cannot be used after all; the message repeats no secret."""
+
+
 class NotReady(AuthproxyError):
     """Something that the operator has to provide is missing; says what, by its place in the settings."""
 

@@ -203,8 +203,11 @@ class Graph:
     async def _build_pipeline(self) -> None:
         policies = authz.compile_policies(self.settings)
         self._ids = Tokens()
-        self.routes = routing.RouteTable(routing.compile_apps(self.settings, policies, secrets=FreshSecret))
+        apps = routing.compile_apps(self.settings, policies, secrets=FreshSecret)
+        self.routes = routing.RouteTable(apps)
         pools = await self._stack.enter_async_context(Pools())
+        for app in apps:  # certificate files that cannot be used end the start, not a request
+            pools.of(app.upstream)
         self.pipeline = Pipeline(
             routes=self.routes, chain=Chain([self.session, *self._machines()]), pools=pools, answers=self.answers,
             own_cookies=mutate.OwnCookies(self.cookies.base.encode()), lifetime=self.live.by_id,
@@ -358,5 +361,10 @@ def _never(_credentials: bytes) -> bool:
 
 
 def _session_keys(settings: Settings) -> list[bytes]:
-    keys = [decode(reference.reveal().strip().rstrip("=")) for reference in settings.session.keys]
-    return [key for key in keys if key]
+    keys = []
+    for index, reference in enumerate(settings.session.keys):
+        key = decode(reference.reveal().strip().rstrip("="))
+        if key is None:  # left out, sessions would be sealed by another key than the settings say
+            raise ValueError(f"session.keys[{index}] is not 32 bytes in base64url; make a key with `authproxy key`")
+        keys.append(key)
+    return keys

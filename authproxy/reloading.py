@@ -13,7 +13,7 @@ from typing import Final
 
 from authproxy.app import Authproxy
 from authproxy.changes import Changes
-from authproxy.errors import SettingsError
+from authproxy.errors import AuthproxyError, SettingsError
 from authproxy.settings.files import read_by
 from authproxy.settings.load import load
 from authproxy.settings.schema import Settings
@@ -55,7 +55,7 @@ class Reloading:
             for problem in error.problems:
                 log.error("%s", problem)
             return self._said("refused")
-        except (LookupError, ValueError, OSError) as error:
+        except (AuthproxyError, LookupError, ValueError, OSError) as error:
             log.error("%s: %s", self._file, error)
             return self._said("refused")
         return self._said("ok")

@@ -23,6 +23,11 @@ from tests.peers.redis_server import shared_redis as shared_redis
 from tests.peers.upstream_app import UpstreamApp
 
 STORIES = "tests/stories/"
+MEASURED = frozenset(
+    f"{STORIES}test_{name}.py"
+    for name in ("benchmarks", "failover_under_load", "large_bodies", "no_leak", "nothing_signs_out", "slow_clients")
+)
+"""Stories that put a proxy under load and measure it: no two of them meet."""
 
 # No deadline per example: the machine is shared, and a slow example is not a wrong one.
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, database=None)
@@ -30,22 +35,23 @@ settings.register_profile("dev", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-class Rooms(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
-    """With two processes: the stories in one of them, which are long and mostly wait; the rest file by file."""
+class Scopes(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """With two processes: the measured stories in one of them, one after the other; the rest file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return STORIES if file.startswith(STORIES) else file
+        return "measured" if file in MEASURED else file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Rooms:
-    """No two stories meet, and the longest part begins first (``pytest_collection_modifyitems``)."""
-    return Rooms(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scopes:
+    """The longest part begins first (``pytest_collection_modifyitems``), so that both processes end together."""
+    return Scopes(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The stories first."""
-    items.sort(key=lambda item: not item.nodeid.startswith(STORIES))
+    """First the measured stories, then the others, which mostly wait, then the rest."""
+    files = {item: item.nodeid.partition("::")[0] for item in items}
+    items.sort(key=lambda item: (files[item] not in MEASURED, not files[item].startswith(STORIES)))
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from authproxy.settings.certificates import CertificateFault, server_context
+
 log = logging.getLogger("authproxy")
 _LOOK: Final = 5.0  # seconds
-_VERIFY: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
 class _Following(ssl.SSLContext):
@@ -35,7 +36,7 @@ class _Following(ssl.SSLContext):
 
 
 class ServerCertificate:
-    """``context`` is for the listener.  Raises OSError or ssl.SSLError when the files cannot be used at start.
+    """``context`` is for the listener.  Raises CertificateFault when the files cannot be used at start.
 
     ``client_ca`` is a PEM bundle: a client may (``optional``) or must (``required``) show a certificate that one of
     these authorities signed for client authentication; another one fails the handshake.
@@ -58,14 +59,7 @@ class ServerCertificate:
         self.context.newest = self._loaded()
 
     def _loaded(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._cert, self._key)
-        if self._client_ca is not None:
-            context.load_verify_locations(self._client_ca)
-            context.verify_mode = _VERIFY[self._client_auth]
-        return context
+        return server_context(self._cert, self._key, client_ca=self._client_ca, client_auth=self._client_auth)
 
     def _files(self) -> Iterator[Path]:
         yield from (self._cert, self._key)
@@ -87,8 +81,8 @@ class ServerCertificate:
         self._mark = mark
         try:
             self.context.newest = self._loaded()
-        except (OSError, ssl.SSLError) as error:
-            log.error("%s changed but cannot be used, the old one stays: %s", self._cert, type(error).__name__)
+        except CertificateFault as fault:
+            log.error("%s changed but cannot be used, the old one stays: %s", self._cert, fault)
             return False
         log.info("%s was loaded again", self._cert)
         return True

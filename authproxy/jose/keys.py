@@ -29,6 +29,8 @@ SPACING: Final = 1.0
 """Seconds between two fetches for trusted tokens."""
 FETCHES: Final = 3
 """How many fetches one trusted token may cause, where fetches fail."""
+PATIENCE: Final = 5.0
+"""Seconds after which a trusted token causes no further fetch: the answer to a person, or a renewal, waits for it."""
 _REMEMBERED: Final = 1024
 _MISSING_SECONDS: Final = 80.0  # a key id that was missing may be published later
 _RSA_BITS: Final = range(2048, 16385)
@@ -151,20 +153,22 @@ class KeySet:
             self._remember_missing(kid)
         return self._changed(before, kid, alg)
 
-    def doubt(
-        self, kid: str | None, *, issued_at: float | None, since: float, trusted: bool = False
-    ) -> ProviderError | None:
+    def doubt(self, kid: str | None, *, issued_at: float | None, since: float) -> ProviderError | None:
         """Why it is not certain now whether the issuer has a key ``kid``; None when the keys in memory show it.
 
-        They show it for a token that is older than they are, by its ``issued_at``, and when they were fetched after
-        ``since``.  ``retry_after`` is the number of seconds until a token of any client may cause a fetch again.
+        They show it for a token that is older than they are, by its ``issued_at``, when they were fetched after
+        ``since``, and when they were fetched for this very id inside the cool-down.  ``retry_after`` is the number of
+        seconds until a token of any client may cause a fetch again.
         """
-        wait = 0.0 if trusted else max(self._left_of_cooldown(), self._left_of_missing(kid))
         if self.last_error:
-            return ProviderError(self.last_error, retry_after=wait or None)
-        made = self._document.made_at
+            return ProviderError(self.last_error)
+        made, now = self._document.made_at, self._clock()
         if made >= since or (issued_at is not None and issued_at <= made) or self._names(kid):
             return None
+        missing = self._missing.get(kid)
+        if missing and _left(missing.since, self._cooldown, now):
+            return None
+        wait = max(self._left_of_cooldown(), self._left_of_missing(kid))
         return ProviderError("the token is newer than the issuer's keys as last fetched", retry_after=wait or None)
 
     def now(self) -> float:
@@ -174,10 +178,11 @@ class KeySet:
     async def _search_patiently(self, before: tuple[Key, ...], kid: str | None, alg: str) -> tuple[Key, ...]:
         if before and self._left_of_spacing():  # most likely the signature is wrong: do not wait
             return ()
+        until = self._clock() + PATIENCE
         for _ in range(FETCHES):
             good = await self._fetch_later()
             found = self._changed(before, kid, alg)
-            if found or good:
+            if found or good or self._clock() >= until:
                 return found
         return ()
 

@@ -120,8 +120,7 @@ async def prove(compact: Compact, keys: KeySet, *, trusted: bool = False) -> Non
         return
     if not candidates:
         unknown = InvalidToken("key_unknown", "The issuer has no key that could have signed the token.")
-        issued_at = _issued_at(compact.payload)
-        raise keys.doubt(compact.kid, issued_at=issued_at, since=since, trusted=trusted) or unknown
+        raise keys.doubt(compact.kid, issued_at=_issued_at(compact.payload), since=since) or unknown
     if any(_signed(compact, key) for key in await keys.newer(compact.kid, compact.alg, trusted=trusted)):
         return
     if trusted and keys.last_error:  # the key may have been replaced under its id

@@ -7,7 +7,6 @@ secret to wherever it points), bodies are read up to a cap, and no error text ho
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from authproxy.errors import ProviderError
+from authproxy.settings.certificates import CertificateFault, client_context
 
 BODY: Final = 256 * 1024
 """Largest body that is read, in bytes."""
@@ -25,6 +25,9 @@ QUICK: Final = 10.0
 """Seconds for discovery, key sets and userinfo."""
 PATIENT: Final = 15.0
 """Seconds for the token endpoint: Dex holds a lock on a refresh token for several."""
+
+
+Session = aiohttp.ClientSession
 
 
 class Reply(NamedTuple):
@@ -45,9 +48,9 @@ def session(ca: Path | None) -> aiohttp.ClientSession:
     spent without an answer.  Raises ``ProviderError`` when ``ca`` cannot be read.
     """
     try:
-        context = ssl.create_default_context(cafile=str(ca) if ca else None)
-    except (OSError, ssl.SSLError) as error:
-        raise ProviderError(f"cannot read the certificates in {ca}: {error.strerror or 'not PEM'}") from None
+        context = client_context(ca)
+    except CertificateFault as fault:
+        raise ProviderError(f"the certificates of the authority cannot be used: {fault}") from None
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context, limit=100, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from authproxy.model import Network
-from authproxy.settings import crosscheck_apps, crosscheck_machines, crosscheck_providers, grammar
+from authproxy.settings import (
+    crosscheck_apps,
+    crosscheck_fallthrough,
+    crosscheck_literals,
+    crosscheck_machines,
+    crosscheck_providers,
+    crosscheck_store,
+    grammar,
+)
 from authproxy.settings.lines import KeyPath
 from authproxy.settings.schema import AppShape, ListenConnections, Redis, RuleShape
 from authproxy.settings.scope import Scope
@@ -27,6 +35,8 @@ def check(scope: Scope) -> None:
         part(scope)
     crosscheck_providers.check(scope)
     crosscheck_apps.check(scope)
+    crosscheck_fallthrough.check(scope)
+    crosscheck_literals.check(scope)
     crosscheck_machines.check(scope)
     if scope.whole and not scope.dangling:
         _unused(scope)
@@ -112,11 +122,7 @@ def _redis(scope: Scope) -> None:
     if redis is None:
         return
     if isinstance(redis.url, str):
-        _redis_url(scope, redis.url)
-        if redis.tls and not redis.url.startswith("rediss://"):
-            scope.error(("store", "redis", "tls"), "is for sentinel and cluster; write rediss:// in the url instead")
-        if redis.ca is not None and not redis.url.startswith("rediss://"):
-            scope.warn(("store", "redis", "ca"), "is not used: only rediss:// speaks TLS; change the url, or remove it")
+        crosscheck_store.check_url(scope, redis, redis.url)
     for kind, nodes in _nodes(redis).items():
         for index, node in enumerate(nodes):
             scope.error(("store", "redis", kind, "nodes", index), grammar.node(node))
@@ -125,14 +131,6 @@ def _redis(scope: Scope) -> None:
 def _nodes(redis: Redis) -> dict[str, list[str]]:
     kinds = {"sentinel": redis.sentinel, "cluster": redis.cluster}
     return {kind: shape.nodes for kind, shape in kinds.items() if shape is not None}
-
-
-def _redis_url(scope: Scope, text: str) -> None:
-    path: KeyPath = ("store", "redis", "url")
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        scope.error(path, "must be a URL such as redis://redis:6379, rediss://… or unix:///run/redis.sock")
-    elif ":" in text.split("://", 1)[1].rpartition("@")[0]:
-        scope.warn(path, "holds a password; move it to store.redis.password, or the whole URL to {env: …}")
 
 
 def _session(scope: Scope) -> None:

@@ -90,6 +90,8 @@ def _upstream(scope: Scope, path: KeyPath, upstream: UpstreamShape) -> None:
         scope.error((*path, "urls"), "must have at least one entry")
     for index, url in enumerate(upstream.urls or []):
         scope.error((*path, "urls", index), grammar.upstream(url))
+    if upstream.server_name is not None:
+        scope.error((*path, "server_name"), grammar.server_name(upstream.server_name))
     if all(grammar.is_socket(url) for url in upstream.urls or [upstream.url or ""]):
         for name in ("ca", "tls", "server_name"):
             if getattr(upstream, name) is not None:
@@ -154,7 +156,7 @@ def _own_cluster(scope: Scope, path: KeyPath, route: RouteShape) -> None:
 def _same_place(scope: Scope) -> None:
     first: dict[tuple[str, str], str] = {}
     for name, app in scope.settings.apps.items():
-        other = first.setdefault((app.host or "*", app.path.rstrip("/")), name)
+        other = first.setdefault((grammar.canonical_host(app.host or "*"), app.path.rstrip("/")), name)
         if other != name:
             key = "host" if app.host is not None else "path"
             scope.error(("apps", name, key), f"is where apps.{other} is already; give one of them another host or path")

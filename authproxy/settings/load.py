@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from authproxy.errors import Problem, SettingsError
-from authproxy.settings import crosscheck, overrides, places, secret_sources, unserved
+from authproxy.settings import crosscheck, crosscheck_files, overrides, places, secret_sources, unserved
 from authproxy.settings.lines import Fault, KeyPath, Lines, in_order, render
 from authproxy.settings.schema import Settings
 from authproxy.settings.scope import Scope
@@ -124,6 +124,7 @@ def _check(
         crosscheck.check(scope)
         if to_serve:
             secret_sources.check(scope, environ)
+            crosscheck_files.check(scope)
         faults += scope.faults
     return shaped.settings if shaped.whole else None, faults
 

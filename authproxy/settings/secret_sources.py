@@ -1,4 +1,4 @@
-"""Secrets and files that the settings name: whether they can be read, and whether a secret is fit for its use.
+"""Secrets that the settings name: whether they can be read, and whether they are fit for their use.
 
 Sees secrets for as long as a check takes.  No message ever holds one, nor a part or the length of one.
 """
@@ -6,13 +6,12 @@ Sees secrets for as long as a check takes.  No message ever holds one, nor a par
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from authproxy.settings import htpasswd
+from authproxy.jose import sign
+from authproxy.settings import crosscheck_store, htpasswd
 from authproxy.settings.files import found
 from authproxy.settings.lines import KeyPath
 from authproxy.settings.schema import SecretRef
@@ -20,24 +19,21 @@ from authproxy.settings.scope import Scope
 
 _SESSION_KEY: Final = re.compile(r"[A-Za-z0-9_-]{43}=?")
 _SHORTEST: Final = 32  # characters
-_MAX_FILE: Final = 1  # one byte shows that a file can be read
 
 
 def check(scope: Scope, environ: Mapping[str, str]) -> None:
-    """Report every secret and file that cannot be used."""
+    """Report every secret that cannot be used."""
     revealed = {}
     for path, ref in found(scope.settings, (), SecretRef):
         text = _reveal(scope, path, ref, environ)
         if text is not None:
             revealed[path] = text
-    for path, file in found(scope.settings, (), Path):
-        if path != ("audit", "file"):  # written, not read
-            _readable(scope, path, file)
     _session_keys(scope, revealed)
     _shared_secrets(scope, revealed)
     _clusters(scope, revealed)
     _signing_keys(scope, revealed)
     _redis_url(scope, revealed)
+    _sent(scope, revealed)
     _password_files(scope, revealed)
 
 
@@ -56,14 +52,6 @@ def _is_awaited(path: KeyPath) -> bool:
     return path[:2] in (("enrollment", "tokens"), ("enrollment", "signing_keys"))
 
 
-def _readable(scope: Scope, path: KeyPath, file: Path) -> None:
-    try:
-        with file.open("rb") as opened:
-            opened.read(_MAX_FILE)
-    except OSError as error:
-        scope.error(path, f"cannot read {file}: {error.strerror}")
-
-
 def _session_keys(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
     for index in range(len(scope.settings.session.keys)):
         path = ("session", "keys", index)
@@ -72,7 +60,10 @@ def _session_keys(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
 
 
 def _is_key(text: str) -> bool:
-    return bool(_SESSION_KEY.fullmatch(text)) and len(base64.urlsafe_b64decode(text.rstrip("=") + "=")) == 32
+    """Whether ``text`` is 32 bytes in base64url, in the one way in which an encoder writes them."""
+    bare = text.removesuffix("=")
+    key = base64.urlsafe_b64decode(f"{bare}=") if _SESSION_KEY.fullmatch(text) else b""
+    return len(key) == 32 and base64.urlsafe_b64encode(key).decode() == f"{bare}="
 
 
 def _is_shared(path: KeyPath) -> bool:
@@ -86,7 +77,7 @@ def _shared_secrets(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
             if fault:
                 scope.error(path, fault, awaited=_is_awaited(path))
     forward = revealed.get(("forward_auth", "secret"))
-    if forward is not None and weakness(forward):
+    if forward is not None and weakness(forward) and not weakness_in_a_header(forward):
         scope.warn(("forward_auth", "secret"), weakness(forward))
 
 
@@ -96,10 +87,8 @@ def weakness(text: str) -> str:
         return "is still the placeholder; make a secret with `authproxy key`"
     if len(text) < _SHORTEST:
         return f"must be at least {_SHORTEST} characters; make a secret with `authproxy key`"
-    # RFC 6750 section 2.1: what stands after "Bearer" has no spaces and is ASCII.
-    if not text.isascii() or not text.isprintable() or " " in text:
-        return "must be printable ASCII without spaces, or it cannot be sent; make a secret with `authproxy key`"
-    return ""
+    fault = weakness_in_a_header(text)
+    return f"{fault}; make a secret with `authproxy key`" if fault else ""
 
 
 def _clusters(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
@@ -124,18 +113,19 @@ def _bound(scope: Scope, name: str) -> frozenset[str] | None:
 
 
 def _signing_keys(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    known: dict[str, KeyPath] = {}
     for path, text in revealed.items():
-        if path[:2] == ("enrollment", "signing_keys") and not _is_signing_key(text):
-            message = "must be a private ES256 JWK; make one with `authproxy key --signing`"
+        if path[:2] != ("enrollment", "signing_keys"):
+            continue
+        try:
+            kid = sign.load_private(text).kid
+        except ValueError as error:
+            message = f"must be a private ES256 JWK, but {error}; make one with `authproxy key --signing`"
             scope.error(path, message, awaited=_is_awaited(path))
-
-
-def _is_signing_key(text: str) -> bool:
-    try:
-        key = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(key, dict) and (key.get("kty"), key.get("crv")) == ("EC", "P-256") and {"x", "y", "d"} <= set(key)
+            continue
+        other = known.setdefault(kid, path)
+        if other != path:
+            scope.error(path, f"has the same id as signing_keys[{other[-1]}]; remove one of the two", awaited=True)
 
 
 def _password_files(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
@@ -155,6 +145,22 @@ def _source(scope: Scope, name: str) -> str:
 
 
 def _redis_url(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
-    text = revealed.get(("store", "redis", "url"))
-    if text is not None and not text.startswith(("redis://", "rediss://", "unix://")):
-        scope.error(("store", "redis", "url"), "must hold a URL such as redis://redis:6379")
+    redis, text = scope.settings.store.redis, revealed.get(("store", "redis", "url"))
+    if redis is not None and text is not None:
+        crosscheck_store.check_url(scope, redis, text, secret=True)
+
+
+def _sent(scope: Scope, revealed: Mapping[KeyPath, str]) -> None:
+    """Secrets that a header carries: one with a control character would be dropped, or refused by the other side."""
+    for path, text in revealed.items():
+        if path[0] == "apps" or path == ("forward_auth", "secret"):
+            scope.error(path, weakness_in_a_header(text))
+        elif path[0] == "providers" and not text.isprintable():
+            scope.error(path, "holds a line break or another control character; write the secret as it was issued")
+
+
+def weakness_in_a_header(text: str) -> str:
+    """Why ``text`` cannot be sent after ``Bearer`` (RFC 6750 section 2.1); empty when it can."""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        return "must be printable ASCII without spaces, or it cannot be sent"
+    return ""

@@ -28,6 +28,9 @@ from authproxy.model import Network
 MAX_SECRET: Final = 1 << 20
 """Characters of a secret file that are read; a device or a log named by mistake must not fill the memory."""
 
+_LONGEST_DURATION: Final = 36_500 * 86_400.0
+_LINE_BREAKS: Final = "\r\n"
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -43,6 +46,8 @@ def seconds(value: object) -> float:
 def _positive(value: float) -> float:
     if value <= 0:
         raise ValueError("must be longer than nothing")
+    if value > _LONGEST_DURATION:  # beyond it dates cannot be computed
+        raise ValueError("must be at most 36500d")
     return value
 
 
@@ -106,7 +111,7 @@ class SecretRef(BaseModel):
         return [self.env] if isinstance(self.env, str) else list(self.env or [""])
 
     def reveal(self, environ: Mapping[str, str] | None = None) -> str:
-        """The secret itself, read now; trailing line breaks of a file are dropped.
+        """The secret itself, read now.  Line breaks at its end are dropped, whatever the source.
 
         ``environ`` stands in for the process environment.  Raises LookupError with a sentence that names the source,
         never the content, when there is none.
@@ -119,15 +124,19 @@ class SecretRef(BaseModel):
 
     @staticmethod
     def _filled(value: str) -> str:
-        if not value:
+        text = value.rstrip(_LINE_BREAKS)
+        if not text:
             raise LookupError("the value is empty")
-        return value
+        return text
 
     def _from_environment(self, environ: Mapping[str, str]) -> str:
         names = self._variables()
         for name in names:
-            if environ.get(name):
-                return environ[name]
+            text = environ.get(name, "").rstrip(_LINE_BREAKS)
+            if _SURROGATE.search(text):  # bytes of the environment that are not UTF-8
+                raise LookupError(f"the environment variable {name} is not UTF-8 text")
+            if text:
+                return text
         if len(names) == 1:
             raise LookupError(f"the environment variable {names[0]} is not set, or empty")
         raise LookupError(f"none of the environment variables {', '.join(names)} is set")
@@ -136,7 +145,7 @@ class SecretRef(BaseModel):
     def _from_file(path: Path) -> str:
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                text = file.read(MAX_SECRET).rstrip("\r\n")
+                text = file.read(MAX_SECRET).rstrip(_LINE_BREAKS)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise LookupError(f"cannot read {path}: {why}") from None

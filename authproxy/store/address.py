@@ -8,11 +8,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
+
+from authproxy.settings.redis_url import RedisUrl, parse
 
 Password = Callable[[], str]
 
@@ -54,19 +55,26 @@ def address(url: str, *, username: str | None, password: Password | None, ca: st
 
     Raises ValueError, in words that do not repeat the URL.
     """
-    parts, port = _split(url)
-    query = _query(parts)
-    if parts.scheme == "unix":
-        kind, where = _unix(parts)
+    found = _parsed(url)
+    if found.scheme == "unix":
+        kind: type[AbstractConnection] = UnixDomainSocketConnection
+        where: dict[str, Any] = {"path": found.path}
     else:
-        kind, where = _network(parts, port, ca)
-    found = query.get("password") or unquote(parts.password or "")
-    name = username or unquote(parts.username or "") or None
-    secret = password or ((lambda: found) if found else None)
-    where["db"] = _database(query.get("db") or (parts.path.strip("/") if parts.scheme != "unix" else ""))
+        kind = SSLConnection if found.scheme == "rediss" else Connection
+        where = {"host": found.host, "port": found.port} | (_tls(ca) if found.scheme == "rediss" else {})
+    where["db"] = found.database
+    name = username or found.username or None
+    secret = password or ((lambda: found.password) if found.password else None)
     if name or secret:
         where["credential_provider"] = Credentials(name, secret)
     return Address(kind, where)
+
+
+def _parsed(url: str) -> RedisUrl:
+    try:
+        return parse(url)
+    except ValueError as error:
+        raise ValueError(f"the Redis URL {error}") from None
 
 
 def node_address(
@@ -78,45 +86,6 @@ def node_address(
     if username or password:
         where["credential_provider"] = Credentials(username, password)
     return Address(SSLConnection, where | _tls(ca)) if tls or ca else Address(Connection, where)
-
-
-def _split(url: str) -> tuple[SplitResult, int | None]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError("the Redis URL cannot be read; encode special characters of the password as %XX") from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("the Redis URL must begin with redis://, rediss:// or unix://")
-    return parts, port
-
-
-def _query(parts: SplitResult) -> dict[str, str]:
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if parts.fragment or query.keys() - {"db", "password"}:
-        raise ValueError("the Redis URL may have the parameters db and password, and no other")
-    return query
-
-
-def _database(text: str) -> int:
-    if not text:
-        return 0
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError("the database in the Redis URL must be a number")
-    return int(text)
-
-
-def _unix(parts: SplitResult) -> tuple[type[AbstractConnection], dict[str, Any]]:
-    if not parts.path or parts.hostname:
-        raise ValueError("the Redis URL must name the socket: unix:///path/of/the.sock")
-    return UnixDomainSocketConnection, {"path": unquote(parts.path)}
-
-
-def _network(parts: SplitResult, port: int | None, ca: str | None) -> tuple[type[AbstractConnection], dict[str, Any]]:
-    where: dict[str, Any] = {"host": parts.hostname or "localhost", "port": port or 6379}
-    if parts.scheme == "redis":
-        return Connection, where
-    return SSLConnection, where | _tls(ca)
 
 
 def _tls(ca: str | None) -> dict[str, Any]:

@@ -12,11 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from authproxy.model import Upstream
+from authproxy.settings.certificates import client_context
 from authproxy.upstream.connection import UpstreamConnection
 
 CONNECT_SECONDS: Final = 5.0
@@ -51,9 +53,11 @@ def address_of(url: str) -> Address:
 class Pool:
     """The connections to one upstream.  Use inside a running loop; ``close`` when done."""
 
-    def __init__(self, upstream: Upstream, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, upstream: Upstream, clock: Callable[[], float] = time.monotonic, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.server_name: Final = upstream.server_name
-        self.tls: Final = _tls(upstream)
+        self.tls: Final = tls or _tls(upstream)
         self._addresses: Final = tuple(address_of(url) for url in upstream.urls)
         self._clock: Final = clock
         self._resting: Final[dict[Address, float]] = {}
@@ -146,22 +150,29 @@ class Pools:
         self._clock: Final = clock
         self._pools: Final[dict[_Key, Pool]] = {}
         self._known: Final[dict[int, tuple[Upstream, Pool]]] = {}
+        self._contexts: Final[dict[object, ssl.SSLContext | None]] = {}  # reading authorities takes milliseconds
         self.watched: Final[set[Watched]] = set()
         self.now: Callable[[], float] = time.monotonic
         self._sweeping: asyncio.TimerHandle | None = None
         self._rounds = 0
 
     def of(self, upstream: Upstream) -> Pool:
-        """The pool of ``upstream``.  Raises OSError or ssl.SSLError when its certificate files cannot be read."""
+        """The pool of ``upstream``.  Raises OSError when its certificate files cannot be used."""
         known = self._known.get(id(upstream))
         if known is not None and known[0] is upstream:
             return known[1]
         key = (upstream.urls, upstream.ca, upstream.certificate, upstream.server_name)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(upstream, self._clock)
+            pool = self._pools[key] = Pool(upstream, self._clock, tls=self._context(upstream))
         self._known[id(upstream)] = (upstream, pool)
         return pool
+
+    def _context(self, upstream: Upstream) -> ssl.SSLContext | None:
+        key = (upstream.ca, upstream.certificate, _needs_tls(upstream))
+        if key not in self._contexts:
+            self._contexts[key] = _tls(upstream)
+        return self._contexts[key]
 
     async def __aenter__(self) -> Pools:
         loop = asyncio.get_running_loop()
@@ -204,9 +215,16 @@ class Watched:
         raise NotImplementedError
 
 
-def _tls(upstream: Upstream) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=upstream.ca)
+def _needs_tls(upstream: Upstream) -> bool:
+    return bool(upstream.ca or upstream.certificate) or any(url.startswith("https:") for url in upstream.urls)
+
+
+def _tls(upstream: Upstream) -> ssl.SSLContext | None:
+    pair = upstream.certificate
+    if not _needs_tls(upstream):
+        return None
+    context = client_context(
+        Path(upstream.ca) if upstream.ca else None, (Path(pair[0]), Path(pair[1])) if pair else None
+    )
     context.set_alpn_protocols(["http/1.1"])
-    if upstream.certificate is not None:
-        context.load_cert_chain(*upstream.certificate)
     return context

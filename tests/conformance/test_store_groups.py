@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,9 +22,10 @@ from tests.peers.program import PATIENCE, free_port
 from tests.peers.redis_cluster import RedisCluster
 from tests.peers.redis_sentinel import SERVICE, RedisSentinel
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import stretched, within
 
 BUDGET = 0.15
-LATE = 1.0  # seconds that a verb of a busy machine may take with a budget of 0.15
+LATE = 1.0  # seconds that a verb may take with a budget of 0.15
 Password = Callable[[], str]
 
 
@@ -44,7 +44,8 @@ def opened(
     who: Reach | None = None,
     sentinels: Reach | None = None,
 ) -> RedisStore:
-    """A store on ``group``, as ``who``."""
+    """A store on ``group``, as ``who``; ``budget`` is that of an idle machine."""
+    budget = stretched(budget)
     nodes, data = [node(text) for text in group.nodes], who or reach()
     if isinstance(group, RedisSentinel):
         return RedisStore.sentinel(nodes, SERVICE, reach=data, ask=sentinels or reach(), budget=budget)
@@ -65,43 +66,40 @@ async def store_on(
         await store.close()
 
 
-async def timed(verb: Awaitable[object]) -> tuple[bool, float]:
-    """Whether it worked, and the seconds it took."""
-    began = time.monotonic()
+async def worked(verb: Awaitable[object]) -> bool:
+    """Whether the store could do it."""
     try:
         await verb
     except StoreUnavailable:
-        return False, time.monotonic() - began
-    return True, time.monotonic() - began
+        return False
+    return True
 
 
 async def outage(store: RedisStore, key: str, moved: Callable[[], object]) -> None:
     """Write in a loop until ``moved`` is over and writes work; every verb keeps its budget meanwhile."""
-    began, slowest = time.monotonic(), 0.0
     moving = asyncio.ensure_future(asyncio.to_thread(moved))
-    while True:
-        worked, took = await timed(store.put(key, b"v", ttl=60))
-        slowest = max(slowest, took)
-        if worked and moving.done():
-            break
-        assert time.monotonic() - began < PATIENCE
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with within(LATE):
+                done = await worked(store.put(key, b"v", ttl=60))
+            if done and moving.done():
+                break
+            await asyncio.sleep(0.02)
     await moving
-    assert slowest < LATE
 
 
 async def heard_again(store: RedisStore, heard: asyncio.Queue[bytes]) -> None:
     """Publish until the listener hears it."""
     async with asyncio.timeout(PATIENCE):
         while heard.empty():
-            await timed(store.publish("c", b"again"))
+            await worked(store.publish("c", b"again"))
             await asyncio.sleep(0.02)
 
 
 async def settled(store: RedisStore) -> None:
     """Wait until the store answers."""
     async with asyncio.timeout(PATIENCE):
-        while not (await timed(store.put("warm", b"v", ttl=60)))[0]:
+        while not await worked(store.put("warm", b"v", ttl=60)):
             await asyncio.sleep(0.02)
 
 
@@ -122,7 +120,7 @@ async def test_sentinel_failover(how: str) -> None:
             await outage(store, "k", moved)
             async with asyncio.timeout(PATIENCE):  # until it is told, a master that was moved away takes writes
                 while group.master().command("GET", "authproxy:k") != b"v":
-                    await timed(store.put("k", b"v", ttl=60))
+                    await worked(store.put("k", b"v", ttl=60))
             await heard_again(store, heard)
             before.resume()
 
@@ -132,9 +130,7 @@ async def test_a_hung_sentinel_costs_a_moment_only() -> None:
     with RedisSentinel() as group:
         group.sentinels[0].pause()
         async with store_on(group, budget=2.0) as store:
-            worked, took = await timed(store.put("k", b"v", ttl=60))
-            assert worked
-            assert took < 2.0
+            assert await worked(store.put("k", b"v", ttl=60))
 
 
 async def test_without_sentinels_verbs_go_on_and_a_new_store_says_so() -> None:
@@ -160,19 +156,19 @@ async def test_cluster_failover(how: str) -> None:
             before = group.master("authproxy:k")
             others = [key for key in "abcdefgh" if group.master(f"authproxy:{key}") is not before]
             for key in others:  # connections are there
-                await timed(store.put(key, b"v", ttl=60))
+                await worked(store.put(key, b"v", ttl=60))
             if how == "planned":
                 moved: Callable[[], object] = lambda: group.failover("authproxy:k")  # noqa: E731
             else:
                 (before.kill if how == "kill" else before.pause)()
                 moved = lambda: group.wait_moved(before)  # noqa: E731
             failing = asyncio.ensure_future(outage(store, "k", moved))
-            worked: list[bool] = []
+            answers: list[bool] = []
             while not failing.done():
-                worked.append((await timed(store.get(others[len(worked) % len(others)])))[0])
+                answers.append(await worked(store.get(others[len(answers) % len(others)])))
                 await asyncio.sleep(0.02)
             await failing
-            assert worked.count(True) > 0.9 * len(worked)
+            assert answers.count(True) > 0.9 * len(answers)
             await heard_again(store, heard)
             before.resume()
 
@@ -272,7 +268,7 @@ async def test_the_settings_open_a_cluster_over_tls(tmp_path: Path) -> None:
         shape = schema.Store.model_validate({"redis": {"cluster": cluster, "ca": own}})
         store = open_store(shape, budget=10.0)
         async with asyncio.timeout(PATIENCE):
-            while not (await timed(store.put("k", b"v", ttl=60)))[0]:
+            while not await worked(store.put("k", b"v", ttl=60)):
                 await asyncio.sleep(0.02)
         assert server.command("GET", "authproxy:k") == b"v"
         await store.close()
@@ -288,11 +284,11 @@ async def test_the_figures_say_whether_redis_answers(redis_server: RedisServer) 
     shape = schema.Store.model_validate({"redis": {"url": redis_server.url}})
     store = open_store(shape, told=metrics.store)
     redis_server.command("LPUSH", "authproxy:list", "x")
-    assert not (await timed(store.get("list")))[0]
+    assert not await worked(store.get("list"))
     assert b"authproxy_store_up 1.0" in metrics.text()
     redis_server.kill()
     for _ in range(4):
-        await timed(store.get("k"))
+        await worked(store.get("k"))
     await store.close()
     text = metrics.text()
     for line in ("up 0.0", *(f'failures_total{{kind="{kind}"}} 1.0' for kind in ("error", "not_asked"))):

@@ -25,8 +25,9 @@ from redis.backoff import NoBackoff
 from authproxy.errors import StoreUnavailable
 from authproxy.store.redis import RedisStore
 from authproxy.store.subscriptions import Subscriptions
-from tests.peers.program import free_port
+from tests.peers.program import PATIENCE, free_port
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import within
 
 PATIENT = 10.0  # seconds of budget where no test looks at the budget
 BUDGET = 0.15
@@ -90,7 +91,7 @@ async def peer(answer: Callable[[bytes], Awaitable[bytes | None]]) -> AsyncItera
 
 async def eventually(check: Callable[[], Awaitable[object]]) -> None:
     """Try until it neither raises StoreUnavailable nor is false."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 if await check():
@@ -112,10 +113,8 @@ async def test_a_hung_server_costs_one_budget(redis_server: RedisServer, verb: s
         await eventually(lambda: answers(warm))
         redis_server.pause()
         for store in (warm, cold):
-            started = time.monotonic()
-            with pytest.raises(StoreUnavailable, match="redis: no answer in time"):
+            with within(BUDGET * 6), pytest.raises(StoreUnavailable, match="redis: no answer in time"):
                 await VERBS[verb](store)
-            assert time.monotonic() - started < BUDGET * 6  # one budget, and room for a busy machine
         redis_server.resume()
         await eventually(lambda: answers(warm))
 
@@ -313,7 +312,7 @@ async def test_a_loading_server_is_unavailable(tmp_path: Path) -> None:
 
 async def eventually_says(store: RedisStore, words: str) -> None:
     said: set[str] = set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while words not in said:
             try:
                 await store.get("k")

@@ -23,7 +23,6 @@ from websockets.exceptions import ConnectionClosed
 from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.browser_client import Browser
 from tests.peers.openid_provider import OpenIDPeer
-from tests.peers.program import PATIENCE
 from tests.peers.upstream_app import UpstreamApp
 from tests.peers.websocket_suite import CHAPTERS, COMPRESSED, Handshakes, Verdict, Verdicts, verdicts
 
@@ -113,9 +112,7 @@ async def proxied(port: int, folder: Path) -> AsyncIterator[tuple[AuthproxyProce
 
 async def _all_audited(proxy: AuthproxyProcess, count: int) -> None:
     """Each case was a tunnel of the signed-in person: none went past the proxy, or in without a session."""
-    async with asyncio.timeout(PATIENCE):
-        while len(_tunnels(proxy)) < count:
-            await asyncio.sleep(0.05)  # another process: there is no event to wait for
+    await proxy.program.until(lambda: len(_tunnels(proxy)) >= count, "each tunnel is in the audit")
     assert {one["kind"] for one in _tunnels(proxy)} == {"session"}
 
 

@@ -1,7 +1,8 @@
 """``python -m tests.fuzz.guided SECONDS [TARGET ...]``: cases that are chosen by the code that they reach.
 
-Needs ``atheris``, which is no dependency of the project: ``.venv/bin/pip install atheris``.  What reached something new
-is kept in ``.venv/corpus`` and tried again the next time.  A finding ends it; its octets belong into ``seeds.py``.
+Needs ``atheris``, which is no dependency of the project: ``.venv/bin/pip install --no-deps atheris==3.0.0``.  What
+reached something new is kept in ``.venv/corpus`` and tried again the next time.  A finding ends it; its octets belong
+into ``seeds.py``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from authproxy.settings.load import from_mapping
 from tests.peers.authproxy_process import SESSION_KEY
 from tests.peers.browser_client import Browser, Form, Loopback, Page
 from tests.peers.openid_provider import OpenIDPeer
-from tests.peers.program import free_port
+from tests.peers.program import PATIENCE, free_port
 from tests.peers.upstream_app import UpstreamApp
 
 HOST: Final = "app.corp.test"
@@ -59,7 +59,7 @@ class StrictBrowser(Browser):
             connector=aiohttp.TCPConnector(resolver=Loopback(), use_dns_cache=False),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=30),
+            timeout=aiohttp.ClientTimeout(total=PATIENCE),
         )
         return self
 
@@ -262,7 +262,7 @@ async def send(port: int, request: bytes) -> Raw:
     """Send bytes and read one answer's head; the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     finally:

@@ -10,6 +10,8 @@ import json
 import subprocess
 from itertools import product
 
+from tests.peers.program import PATIENCE
+
 EVIL = "evil.example"
 
 _STARTS = [
@@ -93,6 +95,6 @@ def origins(base: str, locations: list[str]) -> list[tuple[str, str]]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return [(plain, decoded) for plain, decoded in json.loads(done.stdout)]

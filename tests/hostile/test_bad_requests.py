@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.hostile.harness import Stage
+from tests.peers.program import PATIENCE
 
 GET = "GET /inside HTTP/1.1\r\nHost: app.corp.test\r\n"
 
@@ -79,7 +80,7 @@ async def conversation(port: int, request: bytes) -> bytes:
     writer.write(request)
     heard = b""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while b"\r\n\r\n" not in heard:
                 piece = await reader.read(65536)
                 if not piece:

@@ -13,9 +13,11 @@ import aiohttp
 import pytest
 
 from authproxy.app import Authproxy
+from authproxy.errors import SettingsError
 from authproxy.settings.load import from_mapping
 from tests.hostile.harness import Set, Stage, settings_for
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
 
@@ -52,7 +54,7 @@ async def test_what_is_open_finishes_by_the_former_settings(stage: Stage) -> Non
     assert graphs(proxy) == 1
     stage.app.release.set()
     assert (await slow).status == 200
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while graphs(proxy):
             await asyncio.sleep(0)
 
@@ -66,7 +68,7 @@ async def test_a_tunnel_of_the_former_settings_is_cut_at_sign_out(stage: Stage) 
         await socket.send_str("still here")
         assert (await socket.receive()).data == "still here"
         await stage.sign_out()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (await socket.receive()).type not in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE):
                 pass
 
@@ -81,7 +83,7 @@ async def test_earlier_settings_are_bounded(stage: Stage) -> None:
             await stack.enter_async_context(tunnel)
             await changed(stage)
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while graphs(stage.proxies[0]) > 8:
                 await asyncio.sleep(0)
 
@@ -149,7 +151,7 @@ async def test_a_process_that_waits_can_be_helped(tmp_path: Path, upstream_app: 
         async with Authproxy(from_mapping(wrong, tmp_path, {})) as proxy:
             assert set(proxy.readiness().waiting_for) == {"store", "provider peer"}
             await proxy.take(from_mapping(good, tmp_path, {}))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 await proxy.startup.done.wait()
             assert proxy.readiness().ready
 
@@ -162,6 +164,12 @@ async def test_the_audit_file_may_be_rotated(stage: Stage) -> None:
     await changed(stage)
     assert await stage.is_in()
     assert "exchange" in audit.read_text()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(SettingsError, match="directory"):
         await changed(stage, audit=stage.folder, policies={"people": CLOSED})
+    proxy, other = stage.proxies[0], stage.folder / "other"
+    data = settings_for(stage.peer, stage.app, other, public_url=proxy.settings.public_url, policies={"people": CLOSED})
+    settings = from_mapping(data, stage.folder, {})
+    other.mkdir()  # between the check of the settings and their use
+    with pytest.raises(OSError, match="directory"):
+        await proxy.take(settings)
     assert await stage.is_in()

@@ -24,7 +24,9 @@ from tests.hostile.harness import (
     set_cookies,
 )  # fmt: skip
 from tests.peers.authproxy_process import SESSION_KEY
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import within
 
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 Replica = Callable[..., Awaitable[Authproxy]]
@@ -408,9 +410,10 @@ async def test_d9_replay_after_sign_out(pair: Stage) -> None:
     assert await pair.in_with(cookie, replica=1)
     await pair.sign_out()
     assert not await pair.in_with(cookie)
-    async with asyncio.timeout(1.5):
-        while await pair.in_with(cookie, replica=1):
-            await asyncio.sleep(0.02)
+    with within(1.5):
+        async with asyncio.timeout(PATIENCE):
+            while await pair.in_with(cookie, replica=1):
+                await asyncio.sleep(0.02)
     assert not await pair.in_with(cookie, replica=1)
 
 

@@ -20,6 +20,7 @@ import pytest
 from tests.hostile.odd_requests import NUMBER, Odd, odd_requests
 from tests.hostile.wire import Wire, head, opened
 from tests.peers.plain_server import Noted, plain_server
+from tests.peers.program import PATIENCE
 from tests.peers.recording_upstream import Arrived, Incoming, RecordingUpstream
 from tests.peers.servers import SERVERS, serving
 
@@ -111,7 +112,7 @@ def read(peer: Behind) -> Counter[tuple[str, str]]:
 
 def agreed(ensemble: Ensemble, name: str) -> Counter[tuple[str, str]]:
     """What both say; waits for the audit file, which another process writes."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while (found := read(ensemble.peers[name])) != decided(ensemble.wire, name) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert found == decided(ensemble.wire, name)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.wire import SECOND, Line, Wire, head, opened
+from tests.peers.program import PATIENCE
 from tests.peers.recording_upstream import Arrived, Incoming
 
 FULL = os.environ.get("WIRE_LIMITS") == "full"
@@ -158,7 +159,7 @@ def test_m6_a_pipeline_without_end_is_served_in_order(wire: Wire) -> None:
     number = size(10_000, 100_000)
     sent = b"".join(head(target=f"/read-nothing/{n}") for n in range(number))
     with costs(wire, 24), wire.line() as line:
-        line.sock.settimeout(60)
+        line.sock.settimeout(PATIENCE)
         sending = threading.Thread(target=line.send, args=(sent,), daemon=True)
         sending.start()
         for n in range(number):
@@ -193,7 +194,7 @@ def test_m7_tiny_frames_pass_without_piling_up(wire: Wire) -> None:
     number, frame = size(10_000, 100_000), b"\x00\x81abcd\x19"
     wire.upstream.on["/public/x"] = counting
     with costs(wire, 16), wire.line() as line:
-        line.sock.settimeout(60)
+        line.sock.settimeout(PATIENCE)
         line.send(head("Connection: Upgrade", "Upgrade: websocket"))
         assert line.reply().status == 101
         for _ in range(number):

@@ -31,6 +31,7 @@ from tests.hostile.harness import (
 from tests.hostile.redirect_targets import origins, targets
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.openid_signing import b64, signing_key
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
@@ -584,7 +585,7 @@ async def test_b23_key_set_slow(stage: Stage, somebody: Somebody) -> None:
     await stage.sign_in()
     gate = stage.peer.hold("jwks")
     stage.clock.pass_(900)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await stage.sign_in(browser=await somebody(stage))
     gate.set()
 

@@ -16,6 +16,7 @@ from authproxy.app import Authproxy
 from tests.hostile.harness import Clock, Set, Stage, StrictBrowser, moved
 from tests.peers.chaos_proxy import ChaosProxy
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 
 Replica = Callable[..., Awaitable[Authproxy]]
@@ -64,7 +65,7 @@ async def test_k5_a_store_that_answers_wrongly(stages: Set, redis_server: RedisS
     assert await stage.is_in()
     assert await stage.is_in(replica=1)
     redis_server.command(*end)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not await _synced(stage):
             await asyncio.sleep(0.1)
     await stage.sign_in("/again", browser=stage.browser)
@@ -94,7 +95,7 @@ async def test_k5_a_slow_store(stages: Set, line: ChaosProxy, latency: float) ->
     stage = await stages(store={"redis": {"url": f"redis://127.0.0.1:{line.port}/0"}})
     await stage.sign_in()
     line.latency = latency
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         for _ in range(100):
             assert await stage.is_in()
 

@@ -12,7 +12,9 @@ import pytest
 from authproxy.app import Authproxy
 from tests.hostile.harness import PREFIX, Set, Stage, StrictBrowser, begins_session, moved, set_cookies
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import within
 
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
 Replica = Callable[..., Awaitable[Authproxy]]
@@ -252,8 +254,9 @@ async def test_b30_a_mark_arrives_by_itself(pair: Stage) -> None:
     cut = asyncio.Event()
     live.on_end(cut.set)
     assert (await pair.tell(sid=pair.peer.active_sids[-1]))[0] == 200
-    async with asyncio.timeout(2):
-        await cut.wait()
+    with within(2.0):
+        async with asyncio.timeout(PATIENCE):
+            await cut.wait()
     assert not await pair.is_in(replica=1)
 
 
@@ -358,7 +361,7 @@ async def _reconnected(proxy: Authproxy) -> None:
     """Wait until the proxy has found Redis again; its pause after a failure is its own affair."""
     from authproxy.errors import StoreUnavailable
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 return await proxy.graph.store.ping()

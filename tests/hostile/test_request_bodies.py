@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.hostile.wire import BEARER, DEAD, HOST, READ_ONLY, SECOND, Wire, head
+from tests.hostile.wire import BEARER, DEAD, HASTE, HOST, READ_ONLY, SECOND, Wire, head
+from tests.peers.program import PATIENCE
 from tests.peers.recording_upstream import Arrived, Incoming
 
 EXPECT = "Expect: 100-continue"
@@ -162,7 +163,7 @@ def test_e30_an_early_answer_of_the_upstream(wire: Wire, name: str) -> None:
         line.send(*EARLY[name])
         reply = line.reply()
         assert (reply.status, reply.body) == (413, b"no")
-        line.sock.settimeout(10.0)
+        line.sock.settimeout(PATIENCE)
         line.send(SMUGGLED * 100)
         assert line.rest() == b""
     assert wire.settled(mark)[0] == []
@@ -269,7 +270,7 @@ def test_e41_a_drip_of_a_body_arrives_as_it_comes(wire: Wire) -> None:
         line.send(head(CHUNKED, method="POST", host="hasty.example.com"))
         for _ in range(4):
             line.send(b"1\r\nx\r\n")
-            time.sleep(0.25)  # together longer than the upstream may take
+            time.sleep(HASTE / 2)  # together longer than the upstream may take
         line.send(b"0\r\n\r\n")
         assert line.reply().status == 200
     assert [one.body for one in wire.settled(mark)[0]] == [b"xxxx"]

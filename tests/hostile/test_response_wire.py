@@ -320,12 +320,12 @@ def test_f8_a_stream_may_take_its_time(wire: Wire) -> None:
     def events(incoming: Incoming, head: Arrived) -> bool:
         incoming.upstream.keep(incoming.whole(head))
         incoming.say(OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(5):
-            time.sleep(HASTE / 3)
+        for _ in range(12):
+            time.sleep(HASTE / 8)
             incoming.say(b"7\r\ndata:1\n\r\n")
         return incoming.say(b"0\r\n\r\n")
 
     wire.upstream.on["/public/x"] = events
     with wire.line() as line:
         line.send(head(host=HASTY))
-        assert line.reply().body == b"data:1\n" * 5
+        assert line.reply().body == b"data:1\n" * 12

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.hostile.wire import BEARER, DEAD, HASTY, HOST, SECOND, Line, Wire, head
+from tests.peers.program import PATIENCE
 from tests.peers.recording_upstream import Arrived, Incoming, Script, saying
 
 ASKED = (
@@ -157,7 +158,7 @@ def test_g5_what_comes_before_the_101_is_nobodys(wire: Wire, name: str) -> None:
             reply = line.reply()
             assert reply.status in (101, 400, 502)
             if reply.status == 101:
-                line.sock.settimeout(3.0)
+                line.sock.settimeout(PATIENCE)
                 assert line.take(len(early)) == early, "lost, or something else in its place"
             else:
                 assert line.rest() == b""
@@ -286,7 +287,7 @@ def test_g11_a_tunnel_holds_little(wire: Wire, slow: str) -> None:
         ended.append(incoming.sent)
         with incoming.upstream.news:
             incoming.upstream.news.notify_all()
-            incoming.upstream.news.wait_for(lambda: incoming.upstream.on == {}, 20)
+            incoming.upstream.news.wait_for(lambda: incoming.upstream.on == {}, PATIENCE)
         return False
 
     ended: list[int] = []

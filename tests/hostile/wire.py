@@ -24,6 +24,7 @@ from tests.peers.program import free_port
 from tests.peers.raw_line import Line as Line
 from tests.peers.raw_line import Reply
 from tests.peers.recording_upstream import PATIENCE, Arrived, Incoming, RecordingUpstream
+from tests.peers.yardstick import stretched
 
 HOST: Final = "app.example.com"
 HASTY: Final = "hasty.example.com"  # its upstream has HASTE seconds
@@ -33,7 +34,7 @@ TOKEN: Final = "a-token-of-one-machine-with-more-than-32-characters"
 WRITER: Final = "a-token-of-a-machine-that-writes-of-more-than-32"
 BEARER: Final = f"Authorization: Bearer {TOKEN}"
 TRUSTED: Final = "127.0.0.2"  # a client from here is a trusted proxy
-HASTE: Final = 0.6
+HASTE: Final = stretched(0.6)
 SENTINEL: Final = "/public/sentinel"
 TABLE: Final = Path(__file__).parents[1] / "tables" / "paths.yaml"
 

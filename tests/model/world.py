@@ -105,6 +105,7 @@ class World:
         self._kept_until = float("inf")
         self._changed_at = self.clock()
         self._disturbed_at = self.clock()
+        self._logged_out: Final[dict[str, float]] = {}
         self._running: Final[set[asyncio.Task[Any]]] = set()
         self._calls_seen = 0
 
@@ -253,7 +254,7 @@ class World:
         await self._wait(tasks, patience)
 
     async def _finish(self, device: Device, replica: Replica, parameters: dict[str, str], session: Session) -> None:
-        former = device.session
+        former, began = device.session, self.clock()
         try:
             finished: Finished = await replica.finish_sign_in(device.cookies(), parameters)
         except Refusal as refusal:
@@ -267,6 +268,7 @@ class World:
         self.sessions.append(session)
         if session.user in self.peer.revoked:
             session.excused = "revoked"
+        session.unknown = self._logged_out.get(session.user, 0.0) >= began
         self._leave(device, former, replica)
         self._leave(device, device.session, None)
         device.take(finished.set_cookies)
@@ -362,7 +364,7 @@ class World:
         if not self._run(replica.ready()):
             return
         self._note(f"back-channel logout of {user} on {replica.name}")
-        began = self.clock()
+        began = self._logged_out[user] = self.clock()
         if not self._run(replica.end_by_provider(self.peer.logout_token(user))):
             return
         for session in self.sessions:

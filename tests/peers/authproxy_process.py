@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -107,23 +105,19 @@ class AuthproxyProcess:
         """The audit records that it has printed so far: the JSON objects on its standard output."""
         return [record for line in self.program.stdout.all() if (record := as_json(line)) is not None]
 
-    async def audited(self, wanted: Callable[[dict[str, Any]], bool], *, timeout: float = PATIENCE) -> dict[str, Any]:
+    async def audited(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first audit record that ``wanted`` holds for; waits for it."""
 
         def known(line: str) -> dict[str, Any] | None:
             record = as_json(line)
             return record if record is not None and wanted(record) else None
 
-        return await self.program.line(known, timeout=timeout)
+        return await self.program.line(known)
 
-    async def ready(self, timeout: float = PATIENCE) -> None:
+    async def ready(self) -> None:
         """Wait until ``/readyz`` of the admin listener says yes."""
-        deadline = time.monotonic() + timeout
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
-            while not await self._says_ready(session):
-                assert self.program.exit_code is None, f"it ended early\n{self.program.transcript()}"
-                assert time.monotonic() < deadline, f"it never became ready\n{self.program.transcript()}"
-                await asyncio.sleep(0.05)  # another process: there is no event to wait for
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
+            await self.program.until(lambda: self._says_ready(session), "it is ready")
 
     async def _says_ready(self, session: aiohttp.ClientSession) -> bool:
         try:

@@ -19,6 +19,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from tests.peers.program import PATIENCE
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -138,13 +140,16 @@ class Browser:
     async def __aenter__(self) -> Self:
         self.jar = aiohttp.CookieJar(unsafe=True, quote_cookie=False)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=Loopback(), use_dns_cache=False),
+            connector=self._connector(),
             cookie_jar=self.jar,
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=30),
+            timeout=aiohttp.ClientTimeout(total=PATIENCE),
             auto_decompress=True,
         )
         return self
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(resolver=Loopback(), use_dns_cache=False)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -18,9 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from tests.peers.program import PATIENCE
+
 BLOCK: Final = 1_000_003
 """Octets of a piece, and of a chunk: a prime, so that no buffer of a power of two ever ends where a piece does."""
-PATIENCE: Final = 120.0
 """Seconds that either end waits for the other."""
 ROOM: Final = 1 << 20
 """Octets that the kernel may keep for either end; by itself it takes some ten times as many."""

@@ -9,13 +9,12 @@ import asyncio
 import csv
 import io
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tests.peers.program import PATIENCE, Program, free_port
+from tests.peers.program import Program, free_port
 
 CONFIG = """global
   stats socket {socket} mode 600
@@ -88,13 +87,13 @@ class HAProxy:
         rows = csv.DictReader(io.StringIO(text))
         return {row["svname"]: row["status"] for row in rows if row["svname"].startswith("r") and row["status"]}
 
-    async def until(self, wanted: dict[str, str], *, timeout: float = PATIENCE) -> None:
-        """Wait until it thinks so of these replicas."""
-        deadline = time.monotonic() + timeout
-        while not wanted.items() <= (now := await self._states_or_none()).items():
-            assert self.program.exit_code is None, f"it ended early\n{self.program.transcript()}"
-            assert time.monotonic() < deadline, f"{now}, not {wanted}"
-            await asyncio.sleep(0.05)  # another process: there is no event to wait for
+    async def until(self, wanted: dict[str, str]) -> None:
+        """Wait until these replicas have these states."""
+
+        async def reached() -> bool:
+            return wanted.items() <= (await self._states_or_none()).items()
+
+        await self.program.until(reached, f"the replicas are {wanted}")
 
     async def _states_or_none(self) -> dict[str, str]:
         try:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
 from tests.peers.kube_channels import SpdyRemote, WebSocketRemote, run_command
+from tests.peers.program import PATIENCE
 from tests.peers.spdy import Session, Stream
 from tests.peers.websocket_frames import Socket
 
@@ -234,7 +235,7 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
     """Close it, and be sure that it is: nothing may be left for the next test."""
     writer.close()
     with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE):
             await writer.wait_closed()
     writer.transport.abort()
 

@@ -25,6 +25,7 @@ import aiohttp
 from tests.peers.browser_client import Browser, Page
 from tests.peers.openid_grants import Person
 from tests.peers.program import Program, as_json
+from tests.peers.yardstick import slowdown
 
 AT_ONCE = 10  # sign-ins under way
 GRACE = 40.0  # seconds that open requests may take at the end
@@ -106,12 +107,14 @@ class Report:
 class Load:
     """``users`` people who open ``url`` ``rate`` times a second between them; enter it: everybody has signed in.
 
+    ``rate`` is that of an idle machine: one that is busy is given less to do.
+
     The provider must know ``person(0)`` to ``person(users - 1)`` and ask for a password.
     """
 
     def __init__(self, folder: Path, url: str, *, users: int = 100, rate: float = 200.0) -> None:
-        self._file = folder / "outcomes.jsonl"
-        spec = {"url": url, "users": users, "rate": rate, "file": str(self._file)}
+        self._file, self._users = folder / "outcomes.jsonl", users
+        spec = {"url": url, "users": users, "rate": rate / slowdown(), "file": str(self._file)}
         place = folder / "load.json"
         place.write_text(json.dumps(spec), encoding="utf-8")
         self.program = Program(sys.executable, "-m", "tests.peers.load", place, cwd=Path(__file__).parents[2])
@@ -128,6 +131,16 @@ class Load:
         await asyncio.sleep(max(0.0, began + seconds - time.time()))  # people work on meanwhile
         self.phases[name] = began, time.time()
 
+    async def everybody(self, since: float) -> None:
+        """Wait until each person has had an answer to a request that was sent after ``since``."""
+
+        def all_answered() -> bool:
+            whole = self._file.read_text(encoding="utf-8").rpartition("\n")[0]
+            outcomes = (Outcome(*json.loads(line)) for line in whole.splitlines())
+            return len({one.user for one in outcomes if one.sent_at > since}) == self._users
+
+        await self.program.until(all_answered, "everybody has had an answer")
+
     def report(self, phase: str = "") -> Report:
         """What was sent in a phase, or ever; call it when the load has ended, so that nothing is under way."""
         since, until = self.phases[phase] if phase else (0.0, float("inf"))
@@ -143,7 +156,7 @@ class Load:
     async def __aenter__(self) -> Self:
         self.program.start()
         try:
-            await self.program.line(_signed_in, timeout=90)
+            await self.program.line(_signed_in)
         except BaseException:
             await self.program.stop()
             raise

@@ -57,6 +57,7 @@ class Consent:
     auth_time: float
     nonce: str | None = None
     acr: str | None = None
+    connector: str = ""
     redirect_uri: str = ""
     challenge: str = ""
     expires_at: float = 0.0
@@ -97,6 +98,10 @@ class RefreshTokens:
         if self.one_per_user:
             for family in self._of(consent.username, consent.client_id):
                 family.alive = False
+        return self.begin(consent, now)
+
+    def begin(self, consent: Consent, now: float) -> str:
+        """A family of its own, whatever others there are."""
         token = _fresh()
         self._families[token] = Family(consent, token, now, now)
         return token
@@ -115,6 +120,14 @@ class RefreshTokens:
             return family, "repeated"
         family.alive = self.one_per_user  # reuse was detected; Dex lets the holder of the current token live
         return None
+
+    def rotates(self, token: str, now: float) -> Family | None:
+        """The family of ``token`` when spending it now would rotate it."""
+        family = self._families.get(token)
+        if family is None or not family.alive or token != family.current:
+            return None
+        recently = self.reuse_interval > 0 and now - family.last_used <= self.reuse_interval
+        return None if recently or not self.rotate else family
 
     def kill(self, *, token: str = "", username: str = "", sid: str = "") -> int:
         """End the families of a token, a person or a provider session; how many there were."""

@@ -31,6 +31,7 @@ from tests.peers.openid_endpoints import LOGOUT_EVENT, Answer, Call, Endpoints, 
 from tests.peers.openid_grants import Consent
 from tests.peers.openid_pages import form_fields as form_fields
 from tests.peers.openid_signing import as_json, sign
+from tests.peers.program import PATIENCE
 
 
 class OpenIDPeer(Endpoints):
@@ -153,7 +154,7 @@ class OpenIDPeer(Endpoints):
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Deliver a logout token to ``url`` once, as providers do; the status, headers and body of the answer."""
         form = {"logout_token": token if token is not None else self.logout_token(**claims)}
-        timeout = aiohttp.ClientTimeout(total=5)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with (
             aiohttp.ClientSession(timeout=timeout) as http,
             http.post(url, data=form, allow_redirects=False) as answer,

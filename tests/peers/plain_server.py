@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from tests.peers.program import PATIENCE
+
 
 class Noted(NamedTuple):
     """One request as this server read it."""
@@ -30,7 +32,7 @@ class PlainServer(ThreadingHTTPServer):
 
 class _Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 60
+    timeout = PATIENCE
     server: PlainServer
 
     def _answer(self) -> None:

@@ -15,16 +15,22 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
-"""Seconds that a program may take to say what it is waited for; far more than any needs."""
+PATIENCE = 240.0
+"""Seconds after which a wait is a hang: less than the limit of a test, so that the failure names what is missing.
 
+A busy machine is waited for.  A program that has ended is not: each wait for a program fails when that exits.
+"""
+
+CHECK_SECONDS = 0.5
+"""Seconds between two looks at whether a program still runs."""
 
 _PORTS = 4000
 """For each process that runs tests; below the ports that the system gives out, so that no connection takes one."""
@@ -151,11 +157,31 @@ class Program:
         assert self._process is not None, f"{self!r} was not started"
         return self._process
 
-    async def line(self, wanted: Callable[[str], T | None], *, timeout: float = PATIENCE) -> T:
-        """What ``wanted`` makes of the first line of standard output that it knows."""
-        value = await asyncio.to_thread(lambda: self.stdout.wait(wanted, timeout))
-        assert value is not None, f"{self!r} never said it.\n{self.transcript()}"
+    async def line(self, wanted: Callable[[str], T | None], *, error: bool = False) -> T:
+        """What ``wanted`` makes of the first line that it knows, of standard output or standard ``error``."""
+        value = await asyncio.to_thread(lambda: self._wait_for_line(wanted, self.stderr if error else self.stdout))
+        assert value is not None, f"{self!r} did not write that line.\n{self.transcript()}"
         return value
+
+    def _wait_for_line(self, wanted: Callable[[str], T | None], lines: Lines) -> T | None:
+        """None when the program has ended, also where a process that it started keeps the output open."""
+        ends = time.monotonic() + PATIENCE
+        while time.monotonic() < ends and self.exit_code is None:
+            if (value := lines.wait(wanted, CHECK_SECONDS)) is not None:
+                return value
+        return lines.wait(wanted, CHECK_SECONDS)  # what was written before the end
+
+    async def until(self, holds: Callable[[], Awaitable[bool] | bool], what: str) -> None:
+        """Check until ``holds``, as long as the program runs: another process gives no event to wait for."""
+        ends = time.monotonic() + PATIENCE
+        while True:
+            running = self.exit_code is None
+            reached = holds()
+            if reached if isinstance(reached, bool) else await reached:
+                return
+            assert running, f"{self!r} ended before this: {what}\n{self.transcript()}"
+            assert time.monotonic() < ends, f"{self!r} hangs before this: {what}\n{self.transcript()}"
+            await asyncio.sleep(0.02)
 
     def transcript(self) -> str:
         """Both outputs, for the message of a failed assertion."""

@@ -28,8 +28,8 @@ from authproxy.upstream.forward import Delivered, deliver
 from authproxy.upstream.head import Head
 from authproxy.upstream.pool import Pools
 from authproxy.upstream.tunnel import carry
+from tests.peers.program import PATIENCE as PATIENCE
 
-PATIENCE = 10.0
 WIDE = Bounds(10_000, 10_000, TrustedProxies())
 _HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"})
 _FRAMING = frozenset({b"content-length", b"expect", b"transfer-encoding"})

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
-PATIENCE = 10.0
+from tests.peers.program import PATIENCE as PATIENCE
+
 """Seconds that anybody here waits for what must come."""
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.peers.program import Program, free_port
+from tests.peers.program import PATIENCE, Program, free_port
 
 NGINX = """daemon off;
 worker_processes 1;
@@ -105,10 +105,10 @@ def serving(name: str, folder: Path, recorder: int) -> Iterator[int]:
 
 
 def _answers(port: int, program: Program) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
         except OSError:
             assert program.exit_code is None, program.transcript()
             assert time.monotonic() < deadline, program.transcript()

@@ -13,9 +13,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from tests.peers.program import PATIENCE
+
 BATCH: Final = 20  # clients that have their turn together
 BUFFER: Final = 4096  # octets that the kernel takes for a client beyond what it reads, about
-PATIENCE: Final = 20.0
 SOURCE: Final = "127.0.0.3"
 """Where they come from, so that their connections can be told from those of others."""
 

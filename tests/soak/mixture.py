@@ -147,9 +147,7 @@ class Endurance:
     async def _counted(self) -> dict[str, int]:
         self._probe.unlink(missing_ok=True)
         self.proxy.program.send(signal.SIGUSR2)
-        async with asyncio.timeout(PATIENCE):
-            while not self._probe.exists():
-                await asyncio.sleep(0.02)
+        await self.proxy.program.until(self._probe.exists, "it has written the probe")
         counts: dict[str, int] = json.loads(self._probe.read_text())
         return counts
 

@@ -15,7 +15,7 @@ from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.certified_provider import CertifiedProvider, missing, password_of
 from tests.peers.fleet import Fleet, fleet
 from tests.peers.openid_provider import OpenIDPeer
-from tests.peers.program import free_port
+from tests.peers.program import PATIENCE, free_port
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
 
@@ -127,7 +127,7 @@ async def tab() -> AsyncIterator[Page]:
     async with async_playwright() as play:
         chromium = await play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_WORDS)
         context = await chromium.new_context()
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE * 1000)
         context.on(
             "console", lambda said: blocked.append(said.text) if "Content Security Policy" in said.text else None
         )

@@ -17,6 +17,7 @@ from authproxy.app import Authproxy
 from authproxy.jose.sign import new_signing_key
 from authproxy.settings.load import from_mapping
 from tests.peers.authproxy_process import SESSION_KEY
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import Seen, UpstreamApp
 
@@ -91,7 +92,7 @@ async def opened(
             change(settings)
             proxy = await stack.enter_async_context(Authproxy(from_mapping(settings, tmp_path)))
             http = await stack.enter_async_context(aiohttp.ClientSession())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await proxy.startup.done.wait()
             return Api(proxy, http, upstream_app)
 
@@ -181,7 +182,7 @@ async def test_a_rotation_stops_nobody(api: Api, tmp_path: Path) -> None:
     """While a file changes under constant traffic the token that stays is never refused; the new one comes to count."""
     (tmp_path / "next-token").write_text(LATER)
     came = False
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not came:
             assert (await api.register(bearer(OLD)))[0] == 200
             assert (await api.enroll(OLD))[0] == 201

@@ -18,11 +18,13 @@ from authproxy.app import Authproxy
 from authproxy.jose.sign import new_signing_key
 from authproxy.settings.load import from_mapping
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE
 from tests.peers.upstream_app import UpstreamApp
+from tests.peers.yardstick import stretched
 
 HOST: Final = "api.corp.test"
 SHARED, STATIC = "enrollment-" + "e" * 40, "static-" + "s" * 40
-SECONDS: Final = 6  # long enough to open a tunnel on a busy machine
+SECONDS: Final = 6  # long enough to open the tunnels, on an idle machine
 
 
 class Wire(NamedTuple):
@@ -63,7 +65,7 @@ def expiry(jwt: str) -> int:
 
 async def cut(socket: aiohttp.ClientWebSocketResponse) -> tuple[float, aiohttp.WSMessage]:
     """When nothing more can come, and what came instead."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         said = await socket.receive()
     return time.time(), said
 
@@ -82,7 +84,7 @@ async def wire(upstream_app: UpstreamApp, tmp_path: Path) -> AsyncIterator[Wire]
             "enrollment": {
                 "tokens": {"fleet": {"secrets": [{"value": SHARED}]}},
                 "signing_keys": [{"value": json.dumps(new_signing_key())}],
-                "credential": {"lifetime": f"{SECONDS}s"},
+                "credential": {"lifetime": f"{stretched(SECONDS):.0f}s"},
             },
             "policies": {"anyone": {"any": [{"authenticated": True}]}},
             "apps": {
@@ -95,7 +97,7 @@ async def wire(upstream_app: UpstreamApp, tmp_path: Path) -> AsyncIterator[Wire]
         }
         proxy = await stack.enter_async_context(Authproxy(from_mapping(settings, tmp_path, {})))
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await proxy.startup.done.wait()
         yield Wire(proxy, http, peer, upstream_app)
 
@@ -103,7 +105,7 @@ async def wire(upstream_app: UpstreamApp, tmp_path: Path) -> AsyncIterator[Wire]
 async def test_a_tunnel_ends_with_its_credential_and_not_before(wire: Wire) -> None:
     """A JWT and an enrolled credential carry until they expire, and are cut then; a token without an end is not."""
     steady = await wire.opened(STATIC)
-    jwt = wire.peer.id_token(exp=int(time.time()) + SECONDS)
+    jwt = wire.peer.id_token(exp=int(time.time() + stretched(SECONDS)))
     given = await wire.enrolled()
     tunnels = [(await wire.opened(one), expiry(one)) for one in (jwt, given)]
     ends = await asyncio.gather(*(cut(socket) for socket, _ in tunnels))
@@ -112,7 +114,7 @@ async def test_a_tunnel_ends_with_its_credential_and_not_before(wire: Wire) -> N
         assert said.type is aiohttp.WSMsgType.CLOSE
         assert socket.close_code == aiohttp.WSCloseCode.POLICY_VIOLATION
     await wire.echoes(steady)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while len(wire.app.websockets_closed) < 2:
             await asyncio.sleep(0.02)
     assert len(wire.app.websockets_closed) == 2

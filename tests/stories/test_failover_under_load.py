@@ -23,16 +23,18 @@ from tests.peers.fleet import Fleet, Ledger, Visitor, judge
 from tests.peers.redis_cluster import RedisCluster
 from tests.peers.redis_sentinel import SERVICE, RedisSentinel
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import lifetime, stretched
 
 LIFETIME = 12.0  # seconds of an ID token; it is renewed from four fifths of that on
 SILENCE = 3000  # milliseconds after which a silent master is replaced, so that renewals fall due before it is
 TURN = 10.0  # seconds after expiry for which a renewal is left to the other replica (docs/sessions.md)
 EARLY = 0.5  # seconds before the first renewal is due
-BOUND = 1.0 + 1.5  # seconds in which a sign-out reaches the other replica (docs/sessions.md), on a busy machine
+BOUND = 1.0 + 1.5  # seconds in which a sign-out reaches the other replica (docs/sessions.md), and is found out
 IDLE = 8.0  # seconds; a cookie is sealed again every quarter of it
 STEADY = 1.5
-TRANSIT = 0.1  # seconds from the decision, when the token was good, to the application, on a busy machine
-pytestmark = pytest.mark.timeout(240)
+WHOLE = 1.0  # times of cookies are whole seconds
+TRANSIT = 0.1  # seconds from the decision, when the token was good, to the application
+pytestmark = pytest.mark.timeout(600)
 
 Building = Callable[..., Awaitable[Fleet]]
 Keep = Callable[[str, object], None]
@@ -42,8 +44,9 @@ Group = RedisSentinel | RedisCluster
 @pytest.fixture(params=["Sentinel", "Cluster"])
 def group(request: pytest.FixtureRequest) -> Iterator[Group]:
     """Redis with a replica for each master, which takes a while to notice that one is gone."""
+    silence = int(lifetime(SILENCE))
     made: Group = (
-        RedisSentinel(down_after=SILENCE) if request.param == "Sentinel" else RedisCluster(node_timeout=SILENCE)
+        RedisSentinel(down_after=silence) if request.param == "Sentinel" else RedisCluster(node_timeout=silence)
     )
     with made:
         yield made
@@ -71,10 +74,11 @@ async def test_a_master_is_replaced_while_tokens_are_renewed(
     Some succeed in that time.  A token reaches the application after its expiry only where it is the other replica's
     turn to renew it, and then within the bound.  Afterwards a sign-out on one replica ends the session on the other.
     """
-    fleet = await build_fleet(settings_of(group), peer={"id_token_lifetime": LIFETIME})
+    lived = lifetime(LIFETIME)
+    fleet = await build_fleet(settings_of(group), peer={"id_token_lifetime": lived})
     visitor = Visitor(fleet, browser)
     async with fleet.load() as load:
-        due = Ledger(fleet.peer).first_made + 0.8 * LIFETIME
+        due = Ledger(fleet.peer).first_made + 0.8 * lived
         async with load.phase("before", due - EARLY - 1.0 - time.time()):
             pass
         fleet.peer.current_user = "alice"
@@ -90,7 +94,7 @@ async def test_a_master_is_replaced_while_tokens_are_renewed(
     record("renewed meanwhile", Ledger(fleet.peer).refreshed(began, moved))
     record("tokens that reached the application after their expiry, by seconds", fleet.watch.late)
     assert Ledger(fleet.peer).refreshed(began, moved) >= 10
-    assert max(fleet.watch.late, default=0.0) < TURN
+    assert max(fleet.watch.late, default=0.0) < stretched(TURN)
 
 
 def changed(replica: AuthproxyProcess, **sections: Any) -> None:
@@ -103,9 +107,7 @@ async def reloaded(replica: AuthproxyProcess) -> None:
     """SIGHUP; wait until the replica has taken its settings."""
     before = reloads(replica)
     replica.program.send(signal.SIGHUP)
-    async with asyncio.timeout(20):
-        while reloads(replica) == before:
-            await asyncio.sleep(0.02)  # another process: there is no event to wait for
+    await replica.program.until(lambda: reloads(replica) > before, "it has taken its settings")
 
 
 def reloads(replica: AuthproxyProcess) -> int:
@@ -141,8 +143,9 @@ async def test_replicas_are_restarted_and_keys_rotated(
     Before the removal every cookie that is in use was sealed again; after it, a replica that was restarted, and so
     remembers nothing, opens them with the new key alone, and nobody opens one that the old key sealed.
     """
+    idle = lifetime(IDLE)
     fleet = await build_fleet(
-        {"url": redis_server.url}, listen={"drain": {"pause": "2s"}}, session={"idle": f"{IDLE:.0f}s"}
+        {"url": redis_server.url}, listen={"drain": {"pause": "2s"}}, session={"idle": f"{idle:.0f}s"}
     )
     old, new = yaml.safe_load(fleet.replicas[0].file.read_text())["session"]["keys"][0], new_key()
     visitor = Visitor(fleet, browser)
@@ -156,8 +159,9 @@ async def test_replicas_are_restarted_and_keys_rotated(
             fleet.peer.current_user = "alice"
             await visitor.begin()
             await with_keys(fleet, old, new)
-        async with load.phase("new key first", IDLE / 4 + STEADY):
+        async with load.phase("new key first"):
             await with_keys(fleet, new, old)
+            await load.everybody(since=time.time() + idle / 4 + WHOLE)
         assert await visitor.status(0) == 200
         async with load.phase("old key removed", STEADY):
             await with_keys(fleet, new)
@@ -173,13 +177,14 @@ async def test_the_client_secret_is_rotated(
     """The provider takes another client secret while tokens are renewed; replicas learn it from a file, by a reload."""
     file = tmp_path / "client-secret"
     file.write_text("the-first-client-secret")
+    lived = lifetime(LIFETIME)
     fleet = await build_fleet(
         {"url": redis_server.url},
-        peer={"id_token_lifetime": LIFETIME, "client_secret": "the-first-client-secret"},
+        peer={"id_token_lifetime": lived, "client_secret": "the-first-client-secret"},
         provider={"client_secret": {"file": str(file)}},
     )
     async with fleet.load() as load:
-        due = Ledger(fleet.peer).first_made + 0.8 * LIFETIME
+        due = Ledger(fleet.peer).first_made + 0.8 * lived
         async with load.phase("before", due - EARLY - time.time()):
             pass
         async with load.phase("another secret at the provider", STEADY):
@@ -188,11 +193,11 @@ async def test_the_client_secret_is_rotated(
             file.write_text("another-client-secret")
             for replica in fleet.replicas:
                 await reloaded(replica)
-        async with load.phase("after", LIFETIME / 2):
+        async with load.phase("after", lived / 2):
             pass
     judge(fleet, load, record)
     ledger = Ledger(fleet.peer)
     assert ledger.statuses.keys() == {200, 401}  # the reload did come after the change
     assert len(ledger.refreshes_by_sid) == 100  # those that were refused were renewed later
     assert ledger.refreshed(load.phases["reload"][0], load.phases["after"][1]) >= 5
-    assert [late for late in fleet.watch.late if late > TRANSIT] == []
+    assert [late for late in fleet.watch.late if late > stretched(TRANSIT)] == []

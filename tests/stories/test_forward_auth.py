@@ -90,16 +90,15 @@ async def ingress(stages: Set, tmp_path: Path) -> AsyncIterator[Ingress]:
 
 
 async def _listening(port: int, nginx: Program) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                assert nginx.exit_code is None, nginx.transcript()
-                await asyncio.sleep(0.02)  # another program: there is no event to wait for
-            else:
-                writer.close()
-                return
+    async def accepts() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    await nginx.until(accepts, "it accepts connections")
 
 
 async def test_a_person_signs_in_through_nginx(ingress: Ingress) -> None:

@@ -32,7 +32,7 @@ UNDERWAY: Final = 32 * MEBIBYTE
 """Octets that both kernels' and our buffers may hold between two ends of which one stalls."""
 TOKEN: Final = "a-static-token-of-more-than-32-characters"
 HOST: Final = "files.test"
-pytestmark = pytest.mark.timeout(900 if FULL else 180)
+pytestmark = pytest.mark.timeout(900 if FULL else 300)
 
 Keep = Callable[[str, object], None]
 

@@ -14,16 +14,17 @@ import pytest
 from tests.peers.fleet import Fleet, Ledger, judge
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.redis_server import RedisServer
+from tests.peers.yardstick import lifetime, stretched
 
 OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "3"))
 DOWN = max(2 * OUTAGE, 10.0)  # the provider stays away longer than an ID token of ``LIFETIME`` lives
-LIFETIME = 8.0 if DOWN < 20 else DOWN * 0.75
+LIFETIME = 8.0 if DOWN < 20 else DOWN * 0.75  # on an idle machine: all must have signed in before the first expires
 ALONE = 10.0  # seconds of an ID token where both Redis and a replica are away
 TURN = 10.0  # seconds after expiry for which a renewal is left to the replica whose turn it is: docs/sessions.md
-PATIENCE = 5.0  # seconds that a busy machine may take beyond it
+BEYOND = 5.0  # seconds that a hundred renewals may take beyond it
 STEADY = 1.5
 SLACK = 0.025  # seconds; below this a p99 is noise of the machine
-pytestmark = pytest.mark.timeout(120 + 20 * OUTAGE)
+pytestmark = pytest.mark.timeout(600 + 20 * OUTAGE)
 
 Building = Callable[..., Awaitable[Fleet]]
 Keep = Callable[[str, object], None]
@@ -60,7 +61,7 @@ async def test_redis_and_then_a_replica_is_gone(build_fleet: Building, redis_ser
     made_again = Ledger(fleet.peer).refreshes_by_sid  # where the record is gone, by a replica that has only the cookie
     assert max(made_again.values(), default=0) <= 2
     before, hung = load.report("before").typical_p99, load.report("hung").typical_p99
-    assert hung <= max(2 * before, SLACK), (before, hung)
+    assert hung <= max(2 * before, stretched(SLACK)), (before, hung)
 
 
 async def test_redis_and_a_replica_are_gone_at_once(
@@ -71,11 +72,12 @@ async def test_redis_and_a_replica_are_gone_at_once(
     The replica that is left waits for the turn of the one that is gone, ten seconds after expiry at most; then it
     renews on its own.  One that starts without Redis is ready only when Redis is back.
     """
-    fleet = await build_fleet({"url": redis_server.url}, peer={"id_token_lifetime": ALONE})
+    alone = lifetime(ALONE)
+    fleet = await build_fleet({"url": redis_server.url}, peer={"id_token_lifetime": alone})
     async with fleet.load() as load:
         async with load.phase("before", STEADY):
             pass
-        async with load.phase("both killed", max(OUTAGE, ALONE + TURN)):
+        async with load.phase("both killed", max(OUTAGE, alone + TURN)):
             await asyncio.gather(asyncio.to_thread(redis_server.kill), fleet.replicas[0].kill())
         async with asyncio.TaskGroup() as group:
             async with load.phase("replica started, Redis away", STEADY):
@@ -90,7 +92,7 @@ async def test_redis_and_a_replica_are_gone_at_once(
     record("renewed by the replica that was left", Ledger(fleet.peer).refreshed(began, ended))
     record("seconds after its expiry that a token reached the application, at most", latest)
     assert Ledger(fleet.peer).refreshed(began, ended) >= 100
-    assert latest < TURN + PATIENCE
+    assert latest < TURN + stretched(BEYOND)
 
 
 FAULTS: dict[str, Callable[[OpenIDPeer], None]] = {
@@ -107,29 +109,30 @@ async def test_tokens_expire_while_the_provider_fails(
 
     Each session is renewed once for each expiry, from what the replicas hold; while that cannot be, people work on.
     """
-    fleet = await build_fleet({"url": redis_server.url}, peer={"id_token_lifetime": LIFETIME})
+    lived, down = lifetime(LIFETIME), lifetime(DOWN)
+    fleet = await build_fleet({"url": redis_server.url}, peer={"id_token_lifetime": lived})
     async with fleet.load() as load:
-        async with load.phase("before", LIFETIME * 0.15):
+        async with load.phase("before", lived * 0.15):
             pass
-        async with load.phase("emptied", LIFETIME * 0.9):
+        async with load.phase("emptied", lived * 0.9):
             await asyncio.to_thread(redis_server.flush)
         assert fleet.watch.expired == []
-        async with load.phase("down", DOWN):
+        async with load.phase("down", down):
             await fleet.peer.stop()
         await fleet.peer.start()
         assert len(fleet.watch.expired) > 0  # the outage did outlast the tokens
         for name, begin in FAULTS.items():
             begin(fleet.peer)
-            async with load.phase(name, LIFETIME / 2):
+            async with load.phase(name, lived / 2):
                 pass
             fleet.peer.token_answer = None
             fleet.peer.delay.clear()
-        async with load.phase("well again", LIFETIME / 4):
+        async with load.phase("well again", lived / 4):
             pass
     judge(fleet, load, record)
     ledger = Ledger(fleet.peer)
     emptied_at = load.phases["emptied"][0]  # a replica that had not met a session yet makes it again by one refresh
-    soon = ledger.too_soon(0.8 * LIFETIME - 1.5)  # renewals begin after four fifths; times are whole seconds
+    soon = ledger.too_soon(0.8 * lived - 1.5)  # renewals begin after four fifths; times are whole seconds
     assert [pair for pair in soon if pair[0] > emptied_at] == []
     assert ledger.statuses.keys() == {200, 429, 500}
     assert len(ledger.refreshes_by_sid) == 100

@@ -10,6 +10,7 @@ from typing import Any
 
 from playwright.async_api import Page, Response
 
+from tests.peers.program import PATIENCE
 from tests.stories.conftest import Building, Street, fill_in
 
 DEEP = "/reports//2026?a=1&b=%2F%2Fx&c=//y"
@@ -52,9 +53,9 @@ def token_claims(street: Street, target: str) -> dict[str, Any]:
     return claims
 
 
-async def until(holds: Callable[[], Awaitable[bool]], *, timeout: float = 30.0) -> None:
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what other processes do; there is no event to wait for."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(PATIENCE):
         while not await holds():
             await asyncio.sleep(0.2)
 
@@ -82,7 +83,7 @@ async def test_a_websocket_is_open_until_sign_out(build: Building, tab: Page) ->
     await other.click("form[action$='/sign_out'] button[type=submit]")
     await other.click("button[name=logout]")  # the provider asks once more
     await other.wait_for_url("**/oauth2/signed_out*")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await tab.evaluate("window.cut") == "cut"
 
     await tab.goto(street.at("/next"))

@@ -21,6 +21,7 @@ from tests.peers.authority import SERVER, Authority
 from tests.peers.authproxy_process import AuthproxyProcess
 from tests.peers.browser_client import Browser
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
 
@@ -54,9 +55,7 @@ class Running:
 
     async def reloaded(self, outcome: str = "ok", count: int = 1) -> None:
         """Wait until that many reloads have had this outcome."""
-        async with asyncio.timeout(20):
-            while len(self._reloads(outcome)) < count:
-                await asyncio.sleep(0.02)  # another process: there is no event to wait for
+        await self.proxy.program.until(lambda: len(self._reloads(outcome)) >= count, f"a reload is {outcome}")
 
     def _reloads(self, outcome: str) -> list[dict[str, Any]]:
         return [one for one in self.proxy.audit() if one["event"] == "reload" and one["outcome"] == outcome]
@@ -87,7 +86,7 @@ class Running:
     async def used(self, more: int) -> None:
         """Wait until that many more requests were answered."""
         wanted = len(self.statuses) + more
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while len(self.statuses) < wanted:
                 await asyncio.sleep(0.01)
 

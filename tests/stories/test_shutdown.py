@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.peers.authproxy_process import AuthproxyProcess
+from tests.peers.program import PATIENCE
 from tests.peers.upstream_app import UpstreamApp
 
 
@@ -33,7 +34,7 @@ class Ending:
 
     async def until(self, status: int, target: str, *, admin: bool = False) -> None:
         """Wait for a status."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while await self.status(target, admin=admin) != status:
                 await asyncio.sleep(0.02)  # another process: there is no event to wait for
 

@@ -38,15 +38,13 @@ async def started(folder: Path, data: dict[str, Any]) -> AsyncIterator[Authproxy
         await proxy.stop()
 
 
-async def said(proxy: AuthproxyProcess, words: str, *, timeout: float = 20.0) -> str:
+async def said(proxy: AuthproxyProcess, words: str) -> str:
     """Wait until standard error says it; the line."""
 
     def known(text: str) -> str | None:
         return text if words in text else None
 
-    line = await asyncio.to_thread(lambda: proxy.program.stderr.wait(known, timeout))
-    assert line is not None, proxy.program.transcript()
-    return line
+    return await proxy.program.line(known, error=True)
 
 
 async def readiness(proxy: AuthproxyProcess, place: str = "readyz") -> tuple[int, dict[str, Any]]:
@@ -76,9 +74,11 @@ async def test_the_provider_is_down(tmp_path: Path, upstream_app: UpstreamApp) -
         assert (await readiness(proxy, "healthz"))[0] == 200
         assert (await opened(proxy)).status == 502
         await stack.enter_async_context(peer)
-        async with asyncio.timeout(20):
-            while (await readiness(proxy))[1]["waiting_for"]:
-                await asyncio.sleep(0.1)  # another process: there is no event to wait for
+
+        async def waits_for_nothing() -> bool:
+            return not (await readiness(proxy))[1]["waiting_for"]
+
+        await proxy.program.until(waits_for_nothing, "it waits for nothing")
         assert (await opened(proxy)).status == 200
         assert proxy.program.exit_code is None
 
@@ -120,10 +120,12 @@ async def test_redis_goes_later(tmp_path: Path, upstream_app: UpstreamApp, redis
         data = settings(peer, upstream_app, store={"redis": {"url": redis_server.url}})
         async with AuthproxyProcess(tmp_path, data) as proxy:
             redis_server.stop()
-            async with asyncio.timeout(15):
-                while "store" not in (found := await readiness(proxy))[1]["degraded"]:
-                    await asyncio.sleep(0.1)  # another process: there is no event to wait for
-            assert found[0] == 200
+
+            async def degraded() -> bool:
+                return "store" in (await readiness(proxy))[1]["degraded"]
+
+            await proxy.program.until(degraded, "it is degraded")
+            assert (await readiness(proxy))[0] == 200
             assert (await opened(proxy)).status == 200
             redis_server.start()
 
@@ -158,6 +160,40 @@ def test_wrong_settings(tmp_path: Path) -> None:
     for place in ("yaml:1: public_url", "yaml:2: sesion", "yaml:4: session.idle", "yaml:7: providers.dex.client_id"):
         assert place in done.stderr, done.stderr
     assert "apps.web" in done.stderr
+
+
+def test_files_and_secrets_that_cannot_be_used(tmp_path: Path) -> None:
+    """``check`` and ``serve`` refuse the same file in the same words: nothing is served that fails at a request.
+
+    A Redis URL that cannot be parsed, an authority that is no certificate, a path that is a pattern, no folder for the
+    audit file.
+    """
+    (tmp_path / "no-pem.crt").write_text("not a certificate", encoding="ascii")
+    file = tmp_path / "authproxy.yaml"
+    file.write_text(
+        "public_url: https://auth.example.com\n"
+        "store: {redis: {url: {env: REDIS_URL_OF_THE_TEST}}}\n"
+        "audit: {file: nowhere/audit.jsonl}\n"
+        "policies: {public: {anonymous: true}}\n"
+        "apps:\n"
+        "  web:\n"
+        "    host: web.example.com\n"
+        "    upstream: {url: https://web:8443, ca: no-pem.crt}\n"
+        "    routes:\n"
+        "      - {path: /admin/*, policy: public}\n"
+        "      - {path: /, policy: public}\n",
+        encoding="utf-8",
+    )
+    env = {"REDIS_URL_OF_THE_TEST": "redis://:hunter/2@redis:6379\n"}
+    checked, served = run("check", "-c", file, env=env), run("serve", "-c", file, env=env)
+    assert (checked.exit_code, served.exit_code) == (2, 2)
+    assert checked.stderr == served.stderr
+    for line, key in (
+        (2, "store.redis.url"), (3, "audit.file"), (8, "apps.web.upstream.ca"), (10, "apps.web.routes[0].path"),
+    ):  # fmt: skip
+        assert f"yaml:{line}: {key}: " in served.stderr, served.stderr
+    assert "Traceback" not in served.stderr
+    assert "hunter" not in served.stderr
 
 
 def enrolling(folder: Path, app: UpstreamApp) -> dict[str, Any]:

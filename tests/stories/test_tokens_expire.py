@@ -69,7 +69,7 @@ async def api(upstream_app: UpstreamApp, tmp_path: Path, monkeypatch: pytest.Mon
             "audit": {"file": str(tmp_path / "audit.jsonl")},
         }
         proxy = await stack.enter_async_context(Authproxy(from_mapping(settings, tmp_path, {}), clock=clock))
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)))
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)))
         yield Api(proxy, http, clock, peer)
 
 

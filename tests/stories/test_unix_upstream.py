@@ -16,6 +16,7 @@ import pytest
 from authproxy.app import Authproxy
 from authproxy.settings.load import from_mapping
 from tests.peers.browser_client import Browser, Page
+from tests.peers.program import PATIENCE
 from tests.peers.upstream_app import UpstreamApp
 
 HOST = "reports.corp.test"
@@ -118,7 +119,7 @@ async def test_websockets_pass(opened: Opened, app: UpstreamApp) -> None:
             await socket.send_str(text)
             assert (await socket.receive()).data == text
         await socket.close(code=4001)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not app.websockets_closed:
             await asyncio.sleep(0)
     assert app.websockets_closed == [4001]

@@ -18,8 +18,10 @@ from tests.hostile.harness import HOST, settings_for
 from tests.peers.authproxy_process import AuthproxyProcess, run
 from tests.peers.browser_client import Browser
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 from tests.peers.upstream_app import UpstreamApp
+from tests.peers.yardstick import within
 
 WORKERS: Final = 2
 PUBLIC: Final = "public.corp.test"
@@ -50,9 +52,11 @@ class Crew:
 
     async def until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until readiness says so."""
-        async with asyncio.timeout(30):
-            while not holds((await self.readiness())[1]):
-                await asyncio.sleep(0.05)  # another process: there is no event to wait for
+
+        async def said_so() -> bool:
+            return holds((await self.readiness())[1])
+
+        await self.proxy.program.until(said_so, "readiness is as wanted")
 
     async def get(self, session: aiohttp.ClientSession | None = None) -> int:
         """One request to the public app."""
@@ -136,7 +140,7 @@ async def test_a_rolling_restart_refuses_nobody(crew: Crew, keep_alive: bool) ->
     async with crew.load(statuses, keep_alive=keep_alive):
         crew.proxy.program.send(signal.SIGUSR2)
         await crew.until(lambda said: not {one["pid"] for one in said["workers"].values()} & set(before))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not all(map(gone, before)):
                 await asyncio.sleep(0.05)
     assert set(statuses) == {200}
@@ -150,7 +154,7 @@ async def test_the_queue_of_a_killed_worker_is_served(crew: Crew) -> None:
         os.kill(pid, signal.SIGSTOP)  # from now on connections wait in the queues
     async with asyncio.TaskGroup() as group:
         waiting = [group.create_task(crew.get()) for _ in range(30)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while connected(crew.proxy.port) < 30:
                 await asyncio.sleep(0.02)
         for pid in before:
@@ -182,9 +186,10 @@ async def test_a_person_is_known_to_all(crew: Crew) -> None:
         assert await statuses() == {200}
         page = await browser.navigate(crew.proxy.at(HOST, "/oauth2/sign_out"))
         await browser.submit(page, page.form("csrf_token"))
-        async with asyncio.timeout(5):
-            while 200 in await statuses():
-                pass
+        with within(5.0):
+            async with asyncio.timeout(PATIENCE):
+                while 200 in await statuses():
+                    pass
         assert await statuses() == {401}
 
 
@@ -193,15 +198,13 @@ async def test_settings_reach_all(crew: Crew, upstream_app: UpstreamApp) -> None
     good = crew.proxy.file.read_text()
     crew.proxy.file.write_text(good.replace("policies:", "polices:"))
     crew.proxy.program.send(signal.SIGHUP)
-    async with asyncio.timeout(20):
-        while "the former settings stay" not in "\n".join(crew.proxy.program.stderr.all()):
-            await asyncio.sleep(0.05)
+    await crew.proxy.program.line(lambda line: "the former settings stay" in line or None, error=True)
     assert [one for one in crew.proxy.audit() if one["event"] == "reload"] == []
     crew.proxy.file.write_text(good.replace("anonymous: true", "any: [{groups: [nobody]}]"))
     crew.proxy.program.send(signal.SIGHUP)
-    async with asyncio.timeout(20):
-        while len([one for one in crew.proxy.audit() if one["event"] == "reload"]) < WORKERS:
-            await asyncio.sleep(0.05)
+    await crew.proxy.program.until(
+        lambda: len([one for one in crew.proxy.audit() if one["event"] == "reload"]) >= WORKERS, "each has reloaded"
+    )
     assert 200 not in await asyncio.gather(*(crew.get() for _ in range(20)))
 
 
@@ -216,7 +219,7 @@ async def test_a_killed_supervisor_leaves_nobody(crew: Crew) -> None:
     """Workers notice that it is gone, and end."""
     pids = await crew.pids()
     await crew.proxy.kill()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not all(map(gone, pids)):
             await asyncio.sleep(0.05)
 

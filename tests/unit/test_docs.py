@@ -17,8 +17,10 @@ from authproxy.cli import main
 from authproxy.observe.metrics import Metrics
 from authproxy.settings.load import inspect
 from authproxy.settings.unserved import UNSERVED
+from tests.hostile.conftest import cast as cast
+from tests.hostile.conftest import stages as stages
 from tests.hostile.ingress_pages import PAGES, IngressPage
-from tests.unit.settings.standins import ENVIRON, furnish
+from tests.unit.settings.standins import ENVIRON, furnish, settled
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -66,7 +68,7 @@ FRAGMENTS: Final = [block for block in blocks("yaml") if block.kind == "fragment
 def complaints(text: str, folder: Path) -> list[str]:
     """What ``check`` says about ``text`` when all files and variables are there."""
     file = furnish(folder) / "authproxy.yaml"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(settled(text), encoding="utf-8")
     return [f"{problem.path}: {problem.message}" for problem in inspect(file, ENVIRON)]
 
 

@@ -15,6 +15,7 @@ from authproxy.store.base import Store
 from authproxy.store.memory import MemoryStore
 from authproxy.store.redis import RedisStore
 from authproxy.throttle import Bucket, Throttle, browser_bucket, client_bucket, device_bucket, user_bucket
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 
 KEY = b"a key of these tests"
@@ -273,7 +274,7 @@ async def test_redis_lets_one_more_pass_after_the_interval(redis_server: RedisSe
     store = RedisStore.standalone(redis_server.url, budget=10.0)
     one, alice = throttle(store, login=limit(2, "50ms")), user_bucket("alice")
     await one.charge(alice)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while await attempts(one, 1, alice):  # until the burst is used up, however slow the machine is
             pass
         while not await attempts(one, 1, alice):

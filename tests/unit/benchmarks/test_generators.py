@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from benchmarks.generators import Counted, Steady, WrongAnswers, counted, logged, sustained
+from tests.peers.program import PATIENCE
 
 ROOT: Final = Path(__file__).parents[3]
 H2LOAD: Final = """starting benchmark...
@@ -124,7 +125,7 @@ def bench(folder: Path, h2load: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "benchmarks", "--quick", "--scenes", "small", "--rounds", "1"]
     return subprocess.run(
         [*words, "--json", str(folder / "results.json")],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
 
 

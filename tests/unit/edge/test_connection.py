@@ -16,6 +16,7 @@ from authproxy.edge import limits
 from authproxy.errors import ClientGone, NotAuthenticated
 from authproxy.exchange import Exchange
 from authproxy.model import Answer
+from tests.peers.program import PATIENCE
 from tests.peers.raw_wire import House, RawClient, RawUpstream, answering
 from tests.peers.self_signed import self_signed
 
@@ -293,7 +294,7 @@ async def test_client_that_leaves_cancels() -> None:
         async with house.client() as client:
             await client.send(GET)
             await started.wait()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
         await asyncio.sleep(0)
         assert house.exchanges[0].gone
 
@@ -321,7 +322,7 @@ async def test_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
         house.before = endless
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(GET)
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
     assert isinstance(house.outcomes[0], ClientGone | asyncio.CancelledError)
 
 

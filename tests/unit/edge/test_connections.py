@@ -368,7 +368,7 @@ def test_handshakes_end_with_the_listener(
 
 async def _handshakes_end(folder: Path) -> None:
     server, client = contexts(folder)
-    async with AsyncExitStack() as stack, asyncio.timeout(30):
+    async with AsyncExitStack() as stack, asyncio.timeout(PATIENCE):
         async with House() as house:
             address = await house.door.listen("127.0.0.1:0", server)
             silent = [await stack.enter_async_context(RawClient(address)) for _ in range(3)]

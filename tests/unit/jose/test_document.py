@@ -10,6 +10,7 @@ import pytest
 from authproxy.errors import ProviderError
 from authproxy.jose.document import Document
 from tests.peers.fake_clock import FakeClock
+from tests.peers.program import PATIENCE
 
 
 class Source:
@@ -120,7 +121,7 @@ async def test_a_failing_source_is_asked_in_the_background() -> None:
     await document.get()
     clock.forward(11)
     source.gate.clear()
-    assert await asyncio.wait_for(document.get(), 1) == 1
+    assert await asyncio.wait_for(document.get(), PATIENCE) == 1
     assert document.busy
     await document.aclose()
     assert not document.busy

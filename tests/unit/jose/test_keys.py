@@ -13,6 +13,7 @@ from authproxy.jose import keys
 from authproxy.jose.keys import KeySet, parse
 from tests.peers.fake_clock import FakeClock
 from tests.peers.openid_signing import b64, signing_key
+from tests.peers.program import PATIENCE
 
 RSA = signing_key("rsa")
 EC = signing_key("ec", "ES256")
@@ -207,7 +208,7 @@ async def test_known_keys_do_not_wait_for_a_search() -> None:
     issuer.gate.clear()
     search = asyncio.ensure_future(key_set.candidates("made-up", "RS256"))
     await asyncio.sleep(0)
-    assert kids(await asyncio.wait_for(key_set.candidates("rsa", "RS256"), 1)) == ["rsa"]
+    assert kids(await asyncio.wait_for(key_set.candidates("rsa", "RS256"), PATIENCE)) == ["rsa"]
     issuer.gate.set()
     assert await search == ()
 
@@ -401,11 +402,27 @@ async def test_keys_that_cannot_be_had_leave_a_doubt() -> None:
     issuer.error = ProviderError("down")
     since = clock()
     assert await key_set.candidates("next", "RS256", trusted=True) == ()
-    doubt = key_set.doubt("next", issued_at=since - 5, since=since, trusted=True)
+    doubt = key_set.doubt("next", issued_at=since - 5, since=since)
     assert doubt is not None
     assert str(doubt) == "down"
     assert doubt.retry_after is None  # a time to wait would hold off renewals of other sessions
     assert issuer.asked == 1 + keys.FETCHES
+
+
+async def test_a_trusted_token_does_not_wait_for_a_hanging_issuer_again_and_again() -> None:
+    """C9: a fetch that ran into its timeout was wait enough for one sign-in."""
+    issuer, clock = Issuer(RSA.jwk()), FakeClock()
+
+    async def fetch() -> bytes:
+        if issuer.error:
+            clock.forward(10)
+        return await issuer.fetch()
+
+    key_set = KeySet(fetch, clock=clock, pause=Pauses(clock))
+    await key_set.ensure()
+    issuer.error = ProviderError("did not answer in time")
+    assert await key_set.candidates("next", "RS256", trusted=True) == ()
+    assert clock.elapsed == 10
 
 
 async def test_trusted_tokens_cannot_flood_the_issuer() -> None:
@@ -469,6 +486,13 @@ async def test_a_token_newer_than_the_keys_is_in_doubt_inside_the_cooldown() -> 
     assert doubt.retry_after == pytest.approx(6)
     without = key_set.doubt("next", issued_at=None, since=since)
     assert without is not None
+    assert key_set.doubt("made-up", issued_at=since - 1, since=since) is None  # fetched for this id: not to be retried
+    clock.forward(7)
+    assert await key_set.candidates("made-up-too", "RS256") == ()
+    clock.forward(1)
+    since = clock()
+    guessed = key_set.doubt("made-up", issued_at=since, since=since)  # an id that was asked for ahead of its time
+    assert guessed is not None
 
 
 async def test_a_missing_id_is_looked_for_again_within_eighty_seconds() -> None:

@@ -20,6 +20,7 @@ from authproxy.settings import schema
 from tests.peers.fake_clock import FakeClock
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.openid_signing import sign, signing_key
+from tests.peers.program import PATIENCE
 from tests.peers.self_signed import self_signed
 
 AUDIENCES = frozenset({"authproxy"})
@@ -153,7 +154,7 @@ async def test_leaving_ends_a_fetch_that_is_under_way(peer: OpenIDPeer, endpoint
 
     issuer = issuer_of(peer)
     # Five seconds are far less than the fetch's own patience.
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group, issuer:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group, issuer:
         group.create_task(given_up(issuer))
         await peer.wait_for(endpoint)
     assert not issuer._document.busy

@@ -10,6 +10,7 @@ from authproxy.errors import StoreUnavailable
 from authproxy.sessions.marks import Mark, Marks, sid_name
 from authproxy.store.memory import MemoryStore
 from authproxy.store.redis import RedisStore
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 from tests.unit.sessions.test_cookie import a_ticket
 from tests.unit.sessions.test_live import Clock
@@ -147,7 +148,7 @@ async def test_run_hears_of_a_mark_on_redis_without_waiting(redis_server: RedisS
         running = group.create_task(two.run())
         ticket = a_ticket()
         await one.add(Mark("session", ticket.id, 9e9, 9e9))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await heard.wait()
         running.cancel()
     assert two.revokes(ticket)

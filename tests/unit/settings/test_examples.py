@@ -14,17 +14,17 @@ from authproxy.cli import main
 from authproxy.settings import places
 from authproxy.settings.load import inspect, load
 from authproxy.settings.unserved import UNSERVED
-from tests.unit.settings.standins import ENVIRON, furnish
+from tests.unit.settings.standins import ENVIRON, furnish, settled
 
 CONFIG = Path(__file__).parents[3] / "config"
-COMPLETE = (CONFIG / "complete.yaml").read_text(encoding="utf-8")
+COMPLETE = settled((CONFIG / "complete.yaml").read_text(encoding="utf-8"))
 WHOLE = Path(__file__).parents[2] / "golden" / "settings" / "whole-example.yaml"
 
 
 def problems_of(text: str, folder: Path) -> list[str]:
     """What is said about ``text`` when all files and variables are there: key and message."""
     file = furnish(folder) / "authproxy.yaml"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(settled(text), encoding="utf-8")
     return [f"{problem.path}: {problem.message}" for problem in inspect(file, ENVIRON)]
 
 
@@ -44,7 +44,7 @@ def test_the_complete_example_has_only_what_is_not_served_yet(tmp_path: Path) ->
 def checked(text: str, folder: Path) -> Result:
     """What the command ``check`` makes of ``text`` when all files and variables are there."""
     file = folder / "authproxy.yaml"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(settled(text), encoding="utf-8")
     return CliRunner(env=ENVIRON).invoke(main, ["check", "-c", str(file)], catch_exceptions=False)
 
 
@@ -71,7 +71,7 @@ def missing(whole: Any, found: Any, place: str = "") -> list[str]:
 def test_the_annotated_example_says_all_of_it() -> None:
     """What ``config/complete.yaml`` adds are keys alone."""
     given = yaml.safe_load(WHOLE.read_text(encoding="utf-8").partition("=====\n")[0])
-    assert missing(given, yaml.safe_load(COMPLETE)) == []
+    assert missing(given, yaml.safe_load((CONFIG / "complete.yaml").read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize("kind", ["sentinel", "cluster"])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authproxy.edge.path import pattern
+from authproxy.edge.host import parse
+from authproxy.edge.path import pattern, readings
 from authproxy.settings import grammar
 from authproxy.settings.crosscheck_apps import covers
 
@@ -41,6 +42,20 @@ def test_a_path_that_passes_compiles(text: str) -> None:
         pattern(text)
 
 
+@given(st.from_regex(r"/[ -~]{0,12}", fullmatch=True))
+def test_a_path_that_passes_can_match(text: str) -> None:
+    """A request with the path as it is written selects the route, in every reading."""
+    if not grammar.path(text):
+        sample = "/".join("x" if part.startswith("{") else part for part in text.split("/"))
+        assert all(pattern(text)(reading) is not None for reading in readings(sample))
+
+
+@given(st.from_regex(r"/[a-z/]{0,6}", fullmatch=True), st.sampled_from("*+?:$^|()[]<>\\`"), st.text("ab/", max_size=3))
+def test_a_character_of_a_pattern_never_passes(before: str, character: str, after: str) -> None:
+    """A glob, a regular expression or a ``:name`` is never taken literally."""
+    assert grammar.path(before + character + after)
+
+
 @given(st.text(max_size=30))
 def test_nothing_breaks_the_grammar(text: str) -> None:
     """Every text has an answer, a sentence or none."""
@@ -64,6 +79,17 @@ def test_nothing_breaks_the_grammar(text: str) -> None:
 def test_good_hosts(good: str) -> None:
     """What operators write for hosts."""
     assert grammar.host(good) == ""
+
+
+@given(
+    st.from_regex(r"[a-z0-9_.:%\[\]-]{1,12}", fullmatch=True)
+    | st.ip_addresses(v=6).map(lambda address: f"[{address.exploded}]")
+    | st.just("[fe80::1%eth0]")
+)
+def test_a_host_that_passes_is_read_from_requests(text: str) -> None:
+    """The router reads it from a Host header as the same host; a zone, which no request carries, does not pass."""
+    if not grammar.host(text) and text != "*":
+        assert parse(text.encode()).host == grammar.canonical_host(text).strip("[]")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ session: {keys: [{file: key-a}]}
 providers: {my-dex: {issuer: https://dex.example.com, client_id: authproxy}}
 policies: {staff: {any: [{groups: [staff]}]}, a-b: {any: [{users: [x]}]}, a_b: {any: [{users: [y]}]}}
 apps:
-  app: {host: app.example.com, upstream: {url: http://app}, routes: [{path: /a, policy: a-b}, {path: /b, policy: a_b},
+  app: {host: app.example.com, upstream: {url: http://app}, routes: [{path: /a/, policy: a-b}, {path: /b/, policy: a_b},
     {path: /, policy: staff}]}
 """
 

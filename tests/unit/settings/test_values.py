@@ -26,6 +26,28 @@ def test_a_file_loses_its_last_line_breaks_only(tmp_path: Path) -> None:
     assert ref(tmp_path, file="s").reveal() == " a\nb "
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_every_source_loses_its_last_line_breaks(tmp_path: Path, end: str) -> None:
+    """A line break at the end of a variable or a value is no part of the secret, as in a file."""
+    (tmp_path / "s").write_bytes(f" a\nb {end}".encode())
+    revealed = [
+        ref(tmp_path, file="s").reveal(),
+        ref(env="A").reveal({"A": f" a\nb {end}"}),
+        ref(env=["A", "B"]).reveal({"A": end, "B": f" a\nb {end}"}),
+        ref(value=f" a\nb {end}").reveal(),
+    ]
+    assert set(revealed) == {" a\nb "}
+    for empty in (ref(env="A"), ref(value=end)):
+        with pytest.raises(LookupError, match="empty"):
+            empty.reveal({"A": end})
+
+
+def test_a_variable_that_is_no_text_is_named() -> None:
+    """Bytes that are not UTF-8 cannot be sent; the message holds nothing of them."""
+    with pytest.raises(LookupError, match="the environment variable A is not UTF-8 text"):
+        ref(env="A").reveal({"A": "hunter2\udcff"})
+
+
 def test_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
     """Rotation needs no restart."""
     (tmp_path / "s").write_text("one")
@@ -72,6 +94,13 @@ def test_a_value_is_not_shown() -> None:
 def test_durations(text: str, seconds: float) -> None:
     """Every unit of the contract."""
     assert TypeAdapter(Duration).validate_python(text) == pytest.approx(seconds)
+
+
+def test_a_duration_ends_before_dates_do() -> None:
+    """A hundred years are enough; more could not be written as a date."""
+    assert TypeAdapter(Duration).validate_python("36500d")
+    with pytest.raises(ValidationError, match="must be at most 36500d"):
+        TypeAdapter(Duration).validate_python("36501d")
 
 
 @given(st.text() | st.integers() | st.floats() | st.none())

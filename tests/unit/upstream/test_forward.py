@@ -10,7 +10,9 @@ import pytest
 
 from authproxy.errors import UpstreamFailed
 from authproxy.upstream.forward import Delivered
+from tests.peers.program import PATIENCE
 from tests.peers.raw_wire import House, RawConnection, RawUpstream, Script, answering
+from tests.peers.yardstick import stretched
 
 HOST = b"Host: app.example.com\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -276,10 +278,11 @@ async def test_slow_client_is_not_a_slow_upstream() -> None:
         await connection.until(b"hello")
         await connection.send(OK)
 
-    async with RawUpstream(script) as upstream, House(upstream.url, timeout=0.2) as house, house.client() as client:
+    limit = stretched(0.2)
+    async with RawUpstream(script) as upstream, House(upstream.url, timeout=limit) as house, house.client() as client:
         await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\n")
         for piece in (b"hel", b"lo"):
-            await asyncio.sleep(0.3)  # longer than the upstream's time: the claim is about real time
+            await asyncio.sleep(limit * 1.5)  # longer than the upstream's time: the claim is about real time
             await client.send(piece)
         assert (await client.reply()).status == 200
 
@@ -301,7 +304,7 @@ async def test_truncated_response(head: bytes, end: str) -> None:
     async with RawUpstream(script) as upstream, House(upstream.url, timeout=0.2) as house, house.client() as client:
         await client.send(GET)
         seen = await client.rest()
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
     assert seen.startswith(b"HTTP/1.1 200 OK\r\n") or seen == b""  # a broken connection may lose what was buffered
     assert not seen.endswith(b"0\r\n\r\n")
     assert house.outcomes == [Delivered(200, 0, 3, complete=False)]
@@ -322,7 +325,7 @@ async def test_response_is_flushed_at_once() -> None:
         await client.send(GET)
         await client.head()
         received.set()
-        assert await asyncio.wait_for(client.reader.readuntil(b"abc\r\n"), 5) == b"3\r\nabc\r\n"
+        assert await asyncio.wait_for(client.reader.readuntil(b"abc\r\n"), PATIENCE) == b"3\r\nabc\r\n"
 
 
 @pytest.mark.parametrize("phase", ["waiting", "uploading", "downloading"])
@@ -341,8 +344,8 @@ async def test_client_abort(phase: str) -> None:
         async with house.client() as client:
             uploading = phase == "uploading"
             await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\nab" if uploading else GET)
-            await asyncio.wait_for(reached.wait(), 5)
-        await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
+            await asyncio.wait_for(reached.wait(), PATIENCE)
+        await asyncio.wait_for(upstream.connections[0].ended.wait(), PATIENCE)
     assert b"0\r\n\r\n" not in upstream.seen
 
 
@@ -356,8 +359,8 @@ async def test_chunked_upload_broken_off() -> None:
 
     async with RawUpstream(script) as upstream, House(upstream.url) as house, house.client() as client:
         await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
-        await asyncio.wait_for(upstream.arrived.wait(), 5)
-        await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
+        await asyncio.wait_for(upstream.arrived.wait(), PATIENCE)
+        await asyncio.wait_for(upstream.connections[0].ended.wait(), PATIENCE)
     assert upstream.seen.endswith(b"2\r\nab\r\n")
 
 
@@ -411,7 +414,7 @@ async def test_early_response_while_uploading() -> None:
         await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\nab")
         reply = await client.reply()
         assert (reply.status, reply.body, reply.get(b"connection")) == (413, b"no", b"close")
-        await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
+        await asyncio.wait_for(upstream.connections[0].ended.wait(), PATIENCE)
 
 
 async def test_backpressure() -> None:

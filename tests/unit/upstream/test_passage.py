@@ -11,6 +11,7 @@ import pytest
 
 from authproxy.upstream import passage
 from authproxy.upstream.forward import Delivered
+from tests.peers.program import PATIENCE
 from tests.peers.raw_wire import House, RawClient, RawConnection, RawUpstream
 from tests.unit.upstream.test_websocket import frame
 
@@ -57,20 +58,20 @@ class Scene(NamedTuple):
 
     async def read(self, size: int) -> bytes:
         """What the client gets."""
-        return await asyncio.wait_for(self.client.reader.readexactly(size), 30)
+        return await asyncio.wait_for(self.client.reader.readexactly(size), PATIENCE)
 
     async def heard(self, data: bytes) -> None:
         """The client says ``data``, and the upstream has it."""
         await self.client.send(data)
-        await asyncio.wait_for(self.upstream.until(data), 30)
+        await asyncio.wait_for(self.upstream.until(data), PATIENCE)
 
     async def over(self) -> None:
         """The exchange has ended."""
-        await asyncio.wait_for(self.house.ended.wait(), 30)
+        await asyncio.wait_for(self.house.ended.wait(), PATIENCE)
 
     async def upstream_saw(self) -> bytes:
         """All that reached the upstream behind the head."""
-        await asyncio.wait_for(self.upstream.until_end(), 30)
+        await asyncio.wait_for(self.upstream.until_end(), PATIENCE)
         return self.upstream.seen.partition(b"\r\n\r\n")[2]
 
     def drain(self, seconds: float = LONG) -> asyncio.Future[None]:
@@ -229,7 +230,7 @@ async def test_an_identity_that_ended_while_the_upstream_answered() -> None:
     ):
         await client.send(ASK)
         assert (await client.rest()).partition(b"\r\n\r\n")[2] in (b"", POLICY)
-        await asyncio.wait_for(house.ended.wait(), 30)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
 
 
 # The process goes away
@@ -247,7 +248,7 @@ async def test_going_away_is_said_and_answered() -> None:
         await at.client.send(ANSWER)
         assert await at.client.rest() == b""
         assert await at.upstream_saw() == MASKED_HELLO + ANSWER
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -256,7 +257,7 @@ async def test_a_client_that_never_answers_does_not_hold_the_drain() -> None:
     async with scene() as at:
         draining = at.drain()
         assert await at.read(4) == GOING_AWAY
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
         assert await at.client.rest() == b""
         assert unmasked(await at.upstream_saw()) == b"\x03\xe9"
 
@@ -266,7 +267,7 @@ async def test_the_upstream_is_told_at_a_boundary_only() -> None:
     """A client that falls silent inside a frame: nothing is put in there."""
     async with scene() as at:
         await at.heard(MASKED_HELLO[:-1])
-        await asyncio.wait_for(at.drain(), 30)
+        await asyncio.wait_for(at.drain(), PATIENCE)
         assert await at.upstream_saw() == MASKED_HELLO[:-1]
 
 
@@ -281,7 +282,7 @@ async def test_the_frame_under_way_is_delivered_whole() -> None:
         assert await at.read(4) == GOING_AWAY
         await at.client.send(ANSWER)
         assert await at.client.rest() == b""
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
         await asyncio.gather(sending, return_exceptions=True)
 
 
@@ -289,7 +290,7 @@ async def test_a_frame_that_never_ends_is_cut_at_the_deadline() -> None:
     """Without a Close frame inside it."""
     async with scene() as at:
         await at.tell(frame(0x2, 1000)[:500])
-        await asyncio.wait_for(at.drain(0.1), 30)
+        await asyncio.wait_for(at.drain(0.1), PATIENCE)
         assert await at.client.rest() == b""
         await at.over()
 
@@ -301,7 +302,7 @@ async def test_a_frame_that_the_upstream_breaks_off() -> None:
         draining = at.drain()
         at.upstream.writer.close()
         assert await at.client.rest() == b""
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
         assert at.house.outcomes == [Delivered(101, 0, 500)]
 
 
@@ -313,7 +314,7 @@ async def test_between_the_fragments_of_a_message(last: bytes) -> None:
         draining = at.drain()
         assert await at.read(4) == GOING_AWAY
         await at.client.send(ANSWER)
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
 
 
 async def test_other_protocols_go_on_during_the_drain() -> None:
@@ -326,13 +327,13 @@ async def test_other_protocols_go_on_during_the_drain() -> None:
         at.upstream.writer.close()
         assert await at.client.rest() == b""
         at.client.writer.write_eof()
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
 
 
 async def test_other_protocols_are_closed_at_the_deadline() -> None:
     """Nothing of a process that is stopped stays for ever."""
     async with scene(protocol=b"SPDY/3.1") as at:
-        await asyncio.wait_for(at.drain(0.05), 30)
+        await asyncio.wait_for(at.drain(0.05), PATIENCE)
         assert await at.client.rest() == b""
         await at.over()
 
@@ -354,9 +355,9 @@ async def test_a_tunnel_that_opens_during_the_drain() -> None:
         await asyncio.sleep(0)
         go.set()
         await client.head()
-        assert await asyncio.wait_for(client.reader.readexactly(4), 30) == GOING_AWAY
+        assert await asyncio.wait_for(client.reader.readexactly(4), PATIENCE) == GOING_AWAY
         await client.send(ANSWER)
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
 
 
 @pytest.mark.usefixtures("patient")
@@ -366,7 +367,7 @@ async def test_signing_out_during_the_drain() -> None:
         draining = at.drain()
         assert await at.read(4) == GOING_AWAY
         at.life.end()
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
         assert await at.client.rest() == b""
         assert at.house.outcomes == [Delivered(101, 0, 0)]
 
@@ -378,7 +379,7 @@ async def test_a_client_that_had_closed_already() -> None:
         await at.heard(ANSWER)
         draining = at.drain()
         assert await at.read(4) == GOING_AWAY
-        await asyncio.wait_for(draining, 30)
+        await asyncio.wait_for(draining, PATIENCE)
         assert await at.client.rest() == b""
         assert await at.upstream_saw() == ANSWER
 

@@ -11,6 +11,7 @@ import pytest
 
 from authproxy.upstream import term
 from authproxy.upstream.forward import Delivered
+from tests.peers.program import PATIENCE
 from tests.peers.raw_wire import House, RawClient, RawConnection, RawUpstream
 from tests.unit.upstream.test_passage import Life, Scene
 
@@ -56,7 +57,7 @@ async def rest_or_reset(client: RawClient) -> bytes:
     """What still comes, with ``!`` for a reset."""
     heard = b""
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while data := await client.reader.read(65536):
                 heard += data
     except ConnectionResetError:
@@ -79,7 +80,7 @@ async def test_a_stream_is_cut_when_its_session_ends(framing: str, silent: bool)
         rest = await rest_or_reset(at.client)
         assert rest == (b"!" if framing == "until close" else b"")  # no last chunk, no whole length, no orderly end
         await at.over()
-        await asyncio.wait_for(at.upstream.until_end(), 30)
+        await asyncio.wait_for(at.upstream.until_end(), PATIENCE)
         assert at.house.outcomes == [Delivered(200, 0, 0 if silent else 7, complete=False)]  # not: the client left
 
 
@@ -175,7 +176,7 @@ async def test_what_was_spared_and_is_through_is_forgotten() -> None:
     through.watch(wrongly.set)
     through.release()
     open_.watch(cut.set)
-    await asyncio.wait_for(cut.wait(), 30)
+    await asyncio.wait_for(cut.wait(), PATIENCE)
     assert open_.over
     assert not wrongly.is_set()
 

@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 
 from authproxy.upstream import passage
 from authproxy.upstream.forward import Delivered
+from tests.peers.program import PATIENCE
 from tests.peers.raw_wire import House, RawClient, RawConnection, RawUpstream, Script
 from tests.peers.upstream_app import UpstreamApp
 
@@ -75,7 +76,7 @@ async def test_bytes_both_ways() -> None:
         assert await client.reader.readexactly(18) == b"GET / HTTP/1.1\r\n\r\n"
         client.writer.write_eof()
         assert await client.rest() == b""
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
     assert house.outcomes == [Delivered(101, 18, 23)]
 
 
@@ -105,7 +106,7 @@ async def test_upstream_ends_first() -> None:
         await _opened(client)
         assert await client.rest() == b"bye"
         client.writer.write_eof()
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
 
 
 async def test_client_leaves() -> None:
@@ -115,8 +116,8 @@ async def test_client_leaves() -> None:
             await _opened(client)
             await client.send(b"last words")
             await client.reader.readexactly(10)
-        await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(upstream.connections[0].ended.wait(), PATIENCE)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
 
 
 @pytest.mark.parametrize("how", ["callback", "ends_at", "past"])
@@ -134,8 +135,8 @@ async def test_lifetime(how: str) -> None:
             assert await client.nothing()
             life.callbacks[0]()
         await client.rest()
-        await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(upstream.connections[0].ended.wait(), PATIENCE)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
     assert life.forgotten == 1
 
 
@@ -151,7 +152,7 @@ async def test_lifetime_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
         await _opened(client)
         life.ends_at = 1.0
         await client.rest()
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
 
 
 @pytest.mark.parametrize("status", [200, 401, 302])
@@ -287,7 +288,7 @@ async def test_backpressure() -> None:
         await connection.until(b"\r\n\r\n")
         connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await connection.send(SWITCH)
-        await asyncio.wait_for(house.ended.wait(), 60)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
 
     async with RawUpstream(deaf) as upstream, House(upstream.url) as house, house.client() as client:
         await _opened(client)
@@ -309,13 +310,13 @@ async def test_half_open_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await connection.until(b"\r\n\r\n")
         await connection.send(SWITCH)
         await connection.until_end()
-        await asyncio.wait_for(house.ended.wait(), 60)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
 
     async with RawUpstream(script) as upstream, House(upstream.url) as house, house.client() as client:
         await _opened(client)
         client.writer.write_eof()
         await client.rest()
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
 
 
 async def test_websocket(upstream_app: UpstreamApp) -> None:
@@ -331,7 +332,7 @@ async def test_websocket(upstream_app: UpstreamApp) -> None:
             assert (await socket.receive()).data == large
             await socket.ping(b"still there?")
             await socket.close(code=4000)
-        await asyncio.wait_for(house.ended.wait(), 5)
+        await asyncio.wait_for(house.ended.wait(), PATIENCE)
     assert upstream_app.websockets_closed == [4000]
 
 
