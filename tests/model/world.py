@@ -408,7 +408,8 @@ class World:
                 return
             self.pass_time(LIFETIME + 5.0)
         for session in self.sessions:
-            if self._is_current(session) and self._is_refused(session) and not session.ended:
+            served = session.used_at > self.clock() - LIFETIME - 15.0
+            if served and self._is_refused(session):
                 self._fail(f"{session.name} lives although the provider refuses {session.user}")
 
     def _check_served(self) -> None:
