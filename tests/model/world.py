@@ -505,8 +505,12 @@ class World:
             return
         if session.user in self.peer.revoked:
             alone = sum(one.user == session.user for one in self.sessions) == 1 or not self.peer.per_user
-            if alone and self._is_certain(replica):
-                self._end(session, "the provider's word", replica.name, at=self.clock() + 1.0)
+            heard = self.peer.trouble not in ("stalled", "cut")
+            if alone and heard and self._is_certain(replica):
+                patience = (
+                    4.0 if self.peer.per_user else 1.0
+                )  # a sign-in elsewhere may have replaced the token just now
+                self._end(session, "the provider's word", replica.name, at=self.clock() + patience)
             return
         path = self._path(session, replica, fenced=True)
         if not path:
