@@ -83,8 +83,10 @@ class DexStage:
             await asyncio.sleep(0.3)  # other processes: there is no event to wait for
 
     def transcript(self) -> str:
-        """What the replicas wrote to standard error, for the message of a failed assertion."""
-        return "\n".join(line for one in self.replicas for line in one.program.stderr.all()[-60:])
+        """What the replicas wrote, for the message of a failed assertion: events and errors, without requests."""
+        events = [str(record) for one in self.replicas for record in one.audit() if record["event"] != "exchange"]
+        lines = [line for one in self.replicas for line in one.program.stderr.all()[-12:]]
+        return "\n".join([*events[-12:], *lines])
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,11 +146,17 @@ class Device(Browser):
         seen = self.stage.app.to(self.target)[-1].get("Authorization") or ""
         return claims_of(seen.removeprefix("Bearer "))
 
-    async def sign_in(self, tabs: int = 1) -> None:
-        """Sign in, in several tabs at once: each of them shows the application."""
+    async def sign_in(self, tabs: int = 1, *, may_wait: bool = False) -> None:
+        """Sign in, in several tabs at once: each of them shows the application.
+
+        ``may_wait``: 503 is an answer as well.  While Redis is away, the replica that gets the first click may have
+        no more than the cookie of a tab whose refresh token another tab's sign-in has killed.
+        """
         pages = await asyncio.gather(*(self.open(self.at(self.target)) for _ in range(tabs)))
         ends = await asyncio.gather(*(self._filled_in(page) for page in pages))
         for page in ends:
+            if may_wait and page.status == 503:
+                continue
             assert page.status == 200, (self, page.url, page.status, page.body[:500], self.stage.transcript())
             assert json.loads(page.body)["target"] == self.target
         self.is_in = True

@@ -115,6 +115,18 @@ async def test_a_token_that_lost_the_race_at_dex(build: Building) -> None:
     await all_in(stage)
 
 
+async def test_the_device_with_the_newest_token_signs_out_and_redis_is_emptied(build: Building) -> None:
+    """The first device goes on: the token that the second one brought is kept while the user has a session."""
+    stage = await build(people=users(4))
+    for name in users(4):
+        await (await stage.device(name)).sign_in()
+        second = await stage.device(name)
+        await second.sign_in()
+        await second.sign_out()
+    stage.redis.flush()
+    await all_in(stage)
+
+
 async def test_three_devices_of_one_user(build: Building) -> None:
     """Three devices of each user stay signed in on two replicas when nothing is broken."""
     stage = await build(people=users(4))
@@ -134,7 +146,7 @@ class Order:
         self.stage, self.chance = stage, random.Random(seed)
         self.story: list[str] = []
         self.ended: list[Device] = []
-        self.dex_is_up = True
+        self.dex_is_up = self.redis_is_up = True
 
     def __repr__(self) -> str:
         return " / ".join(self.story)
@@ -185,14 +197,18 @@ class Order:
     async def without_redis(self) -> None:
         """Redis is killed, and comes back empty."""
         self.stage.redis.kill()
+        self.redis_is_up = False
         await self.meanwhile()
         self.stage.redis.start()
+        self.redis_is_up = True
 
     async def with_redis_hung(self) -> None:
         """Redis hangs, and goes on with what it held."""
         self.stage.redis.pause()
+        self.redis_is_up = False
         await self.meanwhile()
         self.stage.redis.resume()
+        self.redis_is_up = True
 
     async def without_dex(self) -> None:
         """Dex is stopped and started again."""
@@ -208,7 +224,9 @@ class Order:
 
     async def tabs(self) -> None:
         """A user signs in on one more device, in two or four tabs at once."""
-        await (await self.stage.device(self.chance.choice(users(3)))).sign_in(tabs=self.chance.choice((2, 4)))
+        await (await self.stage.device(self.chance.choice(users(3)))).sign_in(
+            tabs=self.chance.choice((2, 4)), may_wait=not self.redis_is_up
+        )
 
     async def sign_out(self) -> None:
         """One device signs out; the user's others go on."""
@@ -226,4 +244,8 @@ class Order:
 async def test_any_order(build: Building, seed: int) -> None:
     """Redis emptied, killed and hung, Dex restarted, devices, tabs and sign-outs: only a sign-out ends a session."""
     order = Order(await build(people=users(3)), seed)
-    await order.run()
+    try:
+        await order.run()
+    except BaseException as error:
+        error.add_note(f"after {order}")
+        raise
