@@ -72,10 +72,11 @@ limits: ## 2 GiB bodies each way, a thousand slow clients, floods: at full size,
 	@requirements/venv dev
 	@WIRE_LIMITS=full $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_large_bodies.py tests/stories/test_slow_clients.py tests/hostile/test_limits.py)
 
-soak: ## outages at full length under load, 50 random orders before Dex, make limits, an hour of requests as fast as they go (OUTAGE=30, ORDERS=50, SOAK_REQUESTS=720000)
+soak: ## outages at full length under load, 50 random orders before Dex, 10,000 stories of the model, make limits, an hour of requests as fast as they go (OUTAGE=30, ORDERS=50, MODEL_EXAMPLES=10000, SOAK_REQUESTS=720000)
 	@requirements/machine
 	@requirements/venv dev
 	@OUTAGE_SECONDS=$(or $(OUTAGE),30) DEX_ORDERS=$(or $(ORDERS),50) $(BIN)/python -m pytest --no-header -s -p no:cacheprovider $(or $(ARGS),tests/stories/test_nothing_signs_out.py tests/stories/test_failover_under_load.py tests/stories/test_dex.py)
+	@[ -n "$(ARGS)" ] || MODEL_EXAMPLES=$(or $(MODEL_EXAMPLES),10000) $(BIN)/python -m pytest --no-header -p no:cacheprovider tests/model/test_disorder.py
 	@[ -n "$(ARGS)" ] || $(MAKE) limits
 	@$(BIN)/python -m tests.soak.endurance
 

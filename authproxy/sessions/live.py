@@ -28,8 +28,8 @@ class LiveSession:
     """One session as this process knows it; the only values here that change are the newest ones."""
 
     __slots__ = (
-        "_callbacks", "absolute_end", "backoff", "cookies", "ended", "id", "identity", "identity_by", "last_used",
-        "record", "refresh_at", "retry_at", "ticket", "used_written",
+        "_callbacks", "absolute_end", "adopted_at", "backoff", "cookies", "ended", "id", "identity", "identity_by",
+        "last_used", "record", "refresh_at", "retry_at", "ticket", "used_written",
     )  # fmt: skip
 
     def __init__(self, ticket: Ticket, record: Record, identity: Identity, *, last_used: float, refresh_at: float):
@@ -44,6 +44,7 @@ class LiveSession:
         self.used_written = record.last_used
         self.retry_at = 0.0
         self.backoff = 0.0
+        self.adopted_at = 0.0
         self.ended = False
         self.cookies: tuple[bytes, ...] = ()
         self._callbacks: set[Callable[[], None]] | None = None  # most sessions never have one
@@ -82,10 +83,14 @@ class LiveSession:
         self.ticket, self.record, self.identity, self.refresh_at = ticket, record, identity, refresh_at
         self.retry_at = self.backoff = 0.0
 
-    def adopt(self, token: RefreshToken) -> None:
-        """Another session of the user renewed the refresh token that both share; the cookie has to carry it."""
-        self.record = self.record._replace(generation=self.record.generation + 1, token=token)
-        self.ticket = self.ticket._replace(generation=self.record.generation, token=token)
+    def adopt(self, token: RefreshToken, now: float) -> None:
+        """The refresh token that the user's sessions share was renewed elsewhere; cookies sealed before are behind.
+
+        The generation stays: it counts renewals of this session's own proof.
+        """
+        self.record = self.record._replace(token=token)
+        self.ticket = self.ticket._replace(token=token)
+        self.adopted_at = now
 
     def __repr__(self) -> str:
         return f"<LiveSession {self.id[:8]} generation {self.record.generation}{' ended' if self.ended else ''}>"

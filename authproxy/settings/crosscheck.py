@@ -59,7 +59,7 @@ def _listen(scope: Scope) -> None:
     _one_each(scope, {name: address for name, address in places.items() if address})
     _trust(scope)
     _connections(scope, listen.connections)
-    if listen.workers > 1 and not scope.has("store"):
+    if listen.workers > 1 and scope.settings.store.redis is None and not scope.broken("store"):
         scope.error(("listen", "workers"), "more than one process needs store.redis, so that all share the sessions")
     if listen.tls and listen.tls.client_auth == "required" and listen.tls.client_ca is None:
         scope.error(("listen", "tls", "client_auth"), "required needs client_ca, or nobody could connect")

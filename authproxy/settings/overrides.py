@@ -27,7 +27,8 @@ def apply(
     for variable in sorted(environ):
         if variable.upper().startswith(PREFIX):
             try:
-                _apply(data, lines, variable, environ[variable], scalar)
+                text = environ[variable].rstrip("\r\n")  # as at the end of a secret
+                _apply(data, lines, variable, text, scalar)
             except Misnamed as why:
                 faults.append(Fault((), str(why), source=variable))
     return faults

@@ -148,9 +148,6 @@ class Refresher:
 
     async def _look(self, ticket: Ticket, known: Record | None) -> _View:
         scope = self.scope(ticket)
-        live = self._live.by_id(ticket.id)
-        if live is not None and (known is None or live.record.rank > known.rank):
-            known = live.record  # another session handed a token on meanwhile
         try:
             stored = await self._vault.load(ticket)
             shared = None if scope is None else await self._vault.shared(ticket, scope)
@@ -317,7 +314,7 @@ class Refresher:
         scope = self.scope(ticket)
         for session in self._live.of_user(ticket.user) if scope is not None else ():
             if session.id != ticket.id and newest.replaces(session.record.token):
-                session.adopt(newest)
+                session.adopt(newest, self._clock())
 
     async def _write(self, ticket: Ticket, record: Record, stored: Stored | None) -> None:
         """Write what the provider gave; where the store is away, the cookie and the live view hold it.

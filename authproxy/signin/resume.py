@@ -107,7 +107,8 @@ class Resumption:
     def cookies(self, carried: Carried) -> tuple[str, ...]:
         """Set-Cookie values for a browser that is behind: an older generation, or sealed a quarter of idle ago."""
         session, now = carried.session, self._clock()
-        if carried.generation >= session.ticket.generation and now - carried.sealed_at < self._idle / 4:
+        is_current = carried.generation >= session.ticket.generation and carried.sealed_at >= session.adopted_at
+        if is_current and now - carried.sealed_at < self._idle / 4:
             return ()
         return self._cookie.write(session.ticket, now=now)
 
@@ -115,6 +116,8 @@ class Resumption:
         self._refuse_ended(ticket)
         session = self._live.by_id(ticket.id)
         if session and self._usable(session, ticket):
+            if self._refresher.scope(ticket) is not None and ticket.token.replaces(session.record.token):
+                session.adopt(ticket.token, ticket.sealed_at)
             if self._clock() >= max(session.refresh_at, session.retry_at):
                 renewal = self._ahead.start(ticket.id, lambda: self._renew_ahead(session))
                 if self._refresher.store_failed_recently or self._marks.behind:
@@ -254,9 +257,8 @@ class Resumption:
     def _enter(self, ticket: Ticket, live: LiveSession | None, record: Record, last_used: float) -> LiveSession:
         self._refuse_ended(ticket)  # a sign-out may have come while the provider was asked
         provider = self._providers[ticket.provider]
-        if live is not None and record.rank < live.record.rank and record.expires_at > live.record.expires_at:
-            # A sign-in handed its token on while this session was renewed: both are news.
-            record = record._replace(generation=live.record.generation + 1, token=live.record.token)
+        if live is not None and live.record.token.replaces(record.token):  # a sign-in handed it on meanwhile
+            record = record._replace(token=live.record.token)
         newest = ticket._replace(generation=record.generation, token=record.token)
         if live is None or live.ended:
             live = live_session(newest, record, provider, last_used=last_used)

@@ -31,13 +31,13 @@ from tests.peers.authority import SERVER, Authority
 from tests.peers.authproxy_process import SESSION_KEY
 from tests.peers.browser_client import Browser, Loopback
 from tests.peers.openid_provider import OpenIDPeer
+from tests.peers.program import PATIENCE as PATIENCE
 from tests.peers.program import Program, free_port
 from tests.peers.servers import installed
 from tests.peers.upstream_app import UpstreamApp
 
 ROOT: Final = Path(__file__).parents[2]
 DOMAIN: Final = "example.com"
-PATIENCE: Final = 60.0  # seconds until a connection counts as hung
 
 
 class IngressPage(NamedTuple):
@@ -370,7 +370,7 @@ async def _nginx(
 
 async def _listening(port: int, program: Program) -> None:
     """Wait until the program listens; another process gives no event to wait for."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

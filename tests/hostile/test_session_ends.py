@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import WSMsgType, WSServerHandshakeError
 
 from authproxy.signin.token_pool import TRIES
 from tests.hostile.conftest import cast as cast
 from tests.hostile.conftest import stages as stages
 from tests.hostile.harness import HOST, PREFIX, Set, Stage, StrictBrowser, set_cookies
 from tests.peers.openid_endpoints import Answer, Call
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 
 Somebody = Callable[[Stage], Awaitable[StrictBrowser]]
@@ -378,3 +380,21 @@ async def test_signing_out_after_the_store_was_emptied_spares_the_other_device(
     await stage.sign_out(browser=other, replica=1)
     await stage.proxies[1].graph.logout.close()
     assert not any(stage.peer.refresh_tokens.is_alive(answer["refresh_token"]) for answer in stage.peer.issued)
+
+
+async def test_a_websocket_is_closed_at_an_end_ahead_of_expiry_and_does_not_open_again(pair: Stage) -> None:
+    """On both replicas: closed once with 1008; the next handshake is refused."""
+    cookie = {"Cookie": pair.session_cookie()}
+    urls = [pair.at("/ws", replica=number) for number in (0, 1)]
+    sockets = [await pair.browser.session.ws_connect(url, headers=cookie) for url in urls]
+    pair.clock.pass_(NEARLY)
+    pair.peer.refresh_tokens.kill(username="alice")
+    await renewed_ahead(pair)
+    await pair.proxies[1].graph.marks.sync()
+    for socket, url in zip(sockets, urls, strict=True):
+        closed = await socket.receive(timeout=PATIENCE)
+        assert (closed.type, closed.data) == (WSMsgType.CLOSE, 1008)
+        with pytest.raises(WSServerHandshakeError) as refused:
+            await pair.browser.session.ws_connect(url, headers=cookie)
+        assert refused.value.status == 401
+    assert len(refreshes(pair)) == 1

@@ -105,6 +105,7 @@ class World:
         self._kept_until = float("inf")
         self._changed_at = self.clock()
         self._disturbed_at = self.clock()
+        self._logged_out: Final[dict[str, float]] = {}
         self._running: Final[set[asyncio.Task[Any]]] = set()
         self._calls_seen = 0
 
@@ -253,7 +254,7 @@ class World:
         await self._wait(tasks, patience)
 
     async def _finish(self, device: Device, replica: Replica, parameters: dict[str, str], session: Session) -> None:
-        former = device.session
+        former, began = device.session, self.clock()
         try:
             finished: Finished = await replica.finish_sign_in(device.cookies(), parameters)
         except Refusal as refusal:
@@ -267,6 +268,7 @@ class World:
         self.sessions.append(session)
         if session.user in self.peer.revoked:
             session.excused = "revoked"
+        session.unknown = self._logged_out.get(session.user, 0.0) >= began
         self._leave(device, former, replica)
         self._leave(device, device.session, None)
         device.take(finished.set_cookies)
@@ -362,7 +364,7 @@ class World:
         if not self._run(replica.ready()):
             return
         self._note(f"back-channel logout of {user} on {replica.name}")
-        began = self.clock()
+        began = self._logged_out[user] = self.clock()
         if not self._run(replica.end_by_provider(self.peer.logout_token(user))):
             return
         for session in self.sessions:
@@ -406,7 +408,8 @@ class World:
                 return
             self.pass_time(LIFETIME + 5.0)
         for session in self.sessions:
-            if self._is_current(session) and self._is_refused(session) and not session.ended:
+            served = session.used_at > self.clock() - LIFETIME - 15.0
+            if served and self._is_refused(session):
                 self._fail(f"{session.name} lives although the provider refuses {session.user}")
 
     def _check_served(self) -> None:
@@ -502,8 +505,12 @@ class World:
             return
         if session.user in self.peer.revoked:
             alone = sum(one.user == session.user for one in self.sessions) == 1 or not self.peer.per_user
-            if alone and self._is_certain(replica):
-                self._end(session, "the provider's word", replica.name, at=self.clock() + 1.0)
+            heard = self.peer.trouble not in ("stalled", "cut")
+            if alone and heard and self._is_certain(replica):
+                patience = (
+                    4.0 if self.peer.per_user else 1.0
+                )  # a sign-in elsewhere may have replaced the token just now
+                self._end(session, "the provider's word", replica.name, at=self.clock() + patience)
             return
         path = self._path(session, replica, fenced=True)
         if not path:

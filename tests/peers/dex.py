@@ -162,7 +162,7 @@ class Dex:
             await asyncio.sleep(0.02)  # another process: there is no event to wait for
 
     async def _answers(self) -> bool:
-        timeout = aiohttp.ClientTimeout(total=2)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as http,

@@ -14,6 +14,7 @@ import aiohttp
 from tests.peers.browser_client import Browser, Page
 from tests.peers.dex import CLIENT_ID, CLIENT_SECRET, PASSWORD, login_of
 from tests.peers.openid_pages import challenge_of
+from tests.peers.program import PATIENCE
 
 REDIRECT_URI: Final = "http://127.0.0.1:9/callback"
 """Nothing listens there: the redirect is read and not followed."""
@@ -67,7 +68,7 @@ class RelyingParty:
         return f"<RelyingParty {self.client_id} of {self.issuer}>"
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
         self.discovery: dict[str, Any] = await (await self._http.get(self._well_known)).json()
         return self
 

@@ -40,7 +40,7 @@ async def test_a_line_of_a_program_that_has_ended_does_not_come(error: bool) -> 
 
 
 async def test_an_output_that_is_left_open_is_not_waited_for() -> None:
-    """A process that the program has started holds its output, and is nobody's business."""
+    """The wait ends although a process that the program has started holds its output."""
     async with Program(sys.executable, "-c", HEIR, group=True) as program:
         with pytest.raises(AssertionError, match="out of paper"):
             await program.line(never)

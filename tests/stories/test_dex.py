@@ -21,6 +21,7 @@ import pytest
 from tests.peers.dex import missing
 from tests.peers.dex_stage import PROVIDERS, Device, DexStage, dex_stage
 from tests.peers.openid_dex import DexPeer
+from tests.peers.program import PATIENCE
 from tests.peers.redis_server import RedisServer
 
 LIFETIME: Final = 6  # seconds of an ID token
@@ -176,7 +177,7 @@ class Order:
 
     async def settled(self) -> None:
         """Wait until every device gets its page again: what was tried in an outage is tried again later."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE):
             while await self.stage.click():
                 await self.click()
                 await asyncio.sleep(0.3)  # other processes: there is no event to wait for

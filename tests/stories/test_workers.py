@@ -53,10 +53,10 @@ class Crew:
     async def until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until readiness says so."""
 
-        async def said_so() -> bool:
+        async def reached() -> bool:
             return holds((await self.readiness())[1])
 
-        await self.proxy.program.until(said_so, "readiness is as wanted")
+        await self.proxy.program.until(reached, "readiness is as wanted")
 
     async def get(self, session: aiohttp.ClientSession | None = None) -> int:
         """One request to the public app."""

@@ -42,6 +42,7 @@ WAITS: Final = frozenset(
     }
 )
 CLOCKS: Final = frozenset({"monotonic", "perf_counter", "time"})
+STEADY_CLOCKS: Final = CLOCKS - {"time"}  # a wall-clock time in the future is a claim of a token, too
 
 
 def called(node: ast.AST) -> str:
@@ -64,7 +65,7 @@ def deadlines(node: ast.AST) -> Iterator[str]:
             if seconds(one) > MOMENT_SECONDS and not is_mark(node):
                 yield f"{called(node)} waits {seconds(one)} seconds"
     match node:
-        case ast.BinOp(left, ast.Add(), right) if called(left) in CLOCKS and seconds(right) > MOMENT_SECONDS:
+        case ast.BinOp(left, ast.Add(), right) if called(left) in STEADY_CLOCKS and seconds(right) > MOMENT_SECONDS:
             yield f"a deadline after {seconds(right)} seconds"
         case ast.Compare(ast.BinOp(left, ast.Sub()), [ast.Lt() | ast.LtE()], [bound]) if called(left) in CLOCKS:
             if getattr(bound, "id", "") != "PATIENCE":

@@ -131,7 +131,7 @@ def commands() -> Iterator[tuple[str, str]]:
         inner[:] = [one for one in inner if one == ".ci" or (not one.startswith(".") and one != "node_modules")]
         for file in (Path(folder, name) for name in names):
             if file.suffix in FORMATS and file.name != Path(__file__).name:
-                for line in file.read_text(encoding="utf-8").splitlines():
+                for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                     if INSTALLS.search(line) and "apt-get" not in line:
                         yield file.relative_to(ROOT).as_posix(), line.strip()
 

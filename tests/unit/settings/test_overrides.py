@@ -106,3 +106,11 @@ def test_a_replaced_value_is_blamed_on_its_variable(file: Path) -> None:
     (problem,) = inspect(file, {"AUTHPROXY__APPS__APP__HOST": "http://x"})
     assert (problem.file, problem.line, problem.path) == ("AUTHPROXY__APPS__APP__HOST", 0, "apps.app.host")
     assert with_one(file, "APPS__APP__HOST", "x").lines.of("apps.app.host") == 0
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_break_at_the_end_is_dropped(file: Path, end: str) -> None:
+    """Variables from files often end with one; a line break inside is refused."""
+    assert with_one(file, "LISTEN__ADDRESS", f"127.0.0.1:1{end}").settings.listen.address == "127.0.0.1:1"
+    assert "line break" in refusal(file, "LISTEN__ADDRESS", "127.0.0.1\n:1")
+    assert "is empty" in refusal(file, "LISTEN__ADDRESS", end)
