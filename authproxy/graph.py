@@ -59,6 +59,7 @@ from authproxy.signin.resume import Resumption
 from authproxy.signin.state import StateCookies
 from authproxy.signin.target import AllowedTargets
 from authproxy.signin.termination import Cause, Termination
+from authproxy.signin.token_pool import TokenPool
 from authproxy.throttle import Throttle
 from authproxy.upstream.pool import Pools
 
@@ -131,13 +132,14 @@ class Graph:
         self.cookie = SessionCookie(self.cookies, self.ring, session.cookie)
         self.vault = Vault(self.store, self.ring)
         patient = Vault(self.patient, self.ring)
+        pool = TokenPool(patient, clock=clock)
         self.recall = Recall(
-            live=self.live, vault=patient, replicas=self.replicas, clock=clock,
+            live=self.live, vault=patient, replicas=self.replicas, pool=pool, clock=clock,
             scope=lambda session: shared_by(self.providers, session.ticket),
         )  # fmt: skip
         self.refresher = Refresher(
             providers=self.providers, vault=patient, store=self.patient, live=self.live, marks=self.marks,
-            replicas=self.replicas, recall=self.recall, on_failure=self.metrics.refresh_failed, clock=clock,
+            replicas=self.replicas, recall=self.recall, pool=pool, on_failure=self.metrics.refresh_failed, clock=clock,
             grace=RefreshGrace(self.store, seconds=session.refresh_grace, clock=clock),
         )  # fmt: skip
         self.termination = Termination(marks=self.marks, vault=patient, on_end=self._note_end)

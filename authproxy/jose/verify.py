@@ -150,6 +150,14 @@ def _signed(compact: Compact, key: Key) -> bool:
         return False
 
 
+def key_id(token: str, algorithms: Collection[str]) -> str | None:
+    """The ``kid`` that an ID token names; None when it names none, or is none by its form.  Nothing is proved by it."""
+    try:
+        return parse(token, algorithms=algorithms, types=_ID_TOKEN_TYPES).kid
+    except InvalidToken:
+        return None
+
+
 def unproved(token: str, algorithms: Collection[str]) -> Claims:
     """The claims of an ID token that nothing was proved of yet; raises ``InvalidToken`` when it is none by its form."""
     return parse(token, algorithms=algorithms, types=_ID_TOKEN_TYPES).payload

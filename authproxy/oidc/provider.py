@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -234,14 +234,17 @@ class Provider:
             return False
         return reply.status == 200
 
-    async def end_session_url(self, *, id_token_hint: str, post_logout_redirect_uri: str, state: str) -> str | None:
+    async def end_session_url(self, *, hints: Sequence[str], post_logout_redirect_uri: str, state: str) -> str | None:
         """Where to send the browser to end the provider's own session; None where it has no such place.
 
-        Raises ``ProviderError`` when that was never known.
+        ``hints`` are ID tokens, the best one first.  One that was signed with a key of the past is passed over: the
+        provider would refuse it, and not sign out.  Raises ``ProviderError`` when that was never known.
         """
         place = (await self.metadata()).end_session
         if not place:
             return None
+        known = [hint for hint in hints if self._is_verifiable(hint)]
+        id_token_hint = next(iter([*known, *reversed(hints)]), "")
         return addresses.end_session(
             place,
             self.settings,
@@ -249,6 +252,10 @@ class Provider:
             post_logout_redirect_uri=post_logout_redirect_uri,
             state=state,
         )
+
+    def _is_verifiable(self, id_token: str) -> bool:
+        kid = verify.key_id(id_token, self.settings.algorithms)
+        return kid is None or kid in self.keys.key_ids
 
     async def logout_token(self, token: str) -> dict[str, object]:
         """The claims of a back-channel logout token of this provider; raises as ``verify.logout_token``."""

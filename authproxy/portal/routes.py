@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
@@ -219,12 +219,12 @@ class Portal:
         form = fields(await raw_form(request))
         await smallstate.check_csrf(request, form.get("csrf_token", ""))
         rd = self._allowed(info, form.get("rd", "")) or ""
-        ticket, id_token = await self._parts.logout.end(info)
+        ticket, hints = await self._parts.logout.end(info)
         goodbye = f"{self._parts.origins.of(info)}{self._prefix}/signed_out"
         url, state = None, token(16)
         provider = self._parts.providers.get(ticket.provider) if ticket else None
         if provider is not None:
-            url = await _end_session(provider, id_token=id_token, back=goodbye, state=state)
+            url = await _end_session(provider, hints, back=goodbye, state=state)
         if url is not None and rd:
             await smallstate.remember(request, "after_sign_out", json.dumps([state, rd]))
         self._note(info, "sign_out", "ok", provider=ticket.provider if ticket else "", subject=ticket)
@@ -310,10 +310,10 @@ async def _settle(began: float) -> None:
     await asyncio.sleep(_QUANTUM - passed % _QUANTUM)
 
 
-async def _end_session(provider: Provider, *, id_token: str, back: str, state: str) -> str | None:
+async def _end_session(provider: Provider, hints: Sequence[str], *, back: str, state: str) -> str | None:
     """The provider's own sign-out page, if it has one and can be asked."""
     with suppress(ProviderError):
-        return await provider.end_session_url(id_token_hint=id_token, post_logout_redirect_uri=back, state=state)
+        return await provider.end_session_url(hints=hints, post_logout_redirect_uri=back, state=state)
     return None
 
 

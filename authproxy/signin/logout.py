@@ -54,17 +54,20 @@ class Logout:
         self._clock: Final = clock
         self._farewells: Final[set[asyncio.Task[None]]] = set()
 
-    async def end(self, info: RequestInfo) -> tuple[Ticket | None, str]:
-        """End every session whose cookie the request carries; the last one's ticket and ID token, for the provider."""
-        ended: tuple[Ticket | None, str] = (None, "")
+    async def end(self, info: RequestInfo) -> tuple[Ticket | None, tuple[str, ...]]:
+        """End every session whose cookie the request carries.
+
+        The last one's ticket, and ID tokens that may tell the provider which session it is, the best one first.
+        """
+        ended: tuple[Ticket | None, tuple[str, ...]] = (None, ())
         for sealed in self._cookie.find(info.headers):
             ticket = self._cookie.open(sealed, info.host)
             if ticket is not None and not self._marks.revokes(ticket):
                 ended = (ticket, await self._end(ticket))
         return ended
 
-    async def _end(self, ticket: Ticket) -> str:
-        """End one session; its own ID token, "" when it is not known."""
+    async def _end(self, ticket: Ticket) -> tuple[str, ...]:
+        """End one session; its own ID token, and the newest one where that has the ``sid`` of another device."""
         live = self._live.by_id(ticket.id)
         record = live.record if live is not None else None
         with suppress(StoreUnavailable):
@@ -75,7 +78,7 @@ class Logout:
         await self._refresher.share(ticket._replace(token=token))  # the user's other sessions may live by it
         await self._termination.end(ticket, "signed_out", "signed out")
         self._say_farewell(ticket, token.value)
-        return (record.hint or record.id_token) if record else ""
+        return tuple(filter(None, (record.hint, record.id_token))) if record else ()
 
     def _say_farewell(self, ticket: Ticket, refresh_token: str) -> None:
         """Revoke the session's grant at the provider, without letting the user wait for it."""
@@ -110,7 +113,7 @@ class Logout:
         if self._live.of_user(ticket.user) or await self._vault.count(ticket):
             return None
         shared = newest_first((await self._vault.shared(ticket, scope)).tokens, {})
-        await self._vault.forget_shared(ticket, scope)
+        await self._refresher.forget_shared(ticket, scope)
         return shared[0].value if shared else ""
 
     async def by_provider(self, token: str) -> str:

@@ -18,6 +18,7 @@ from authproxy.sessions.live import LiveSession, LiveView
 from authproxy.sessions.records import RefreshToken, SharedTokens
 from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.vault import Vault
+from authproxy.signin.token_pool import TokenPool
 
 log = logging.getLogger("authproxy.signin")
 PATIENCE: Final = 2.0
@@ -30,11 +31,12 @@ class Recall:
 
     def __init__(
         self, *, live: LiveView, vault: Vault, replicas: Replicas,
-        scope: Callable[[LiveSession], str | None], clock: Callable[[], float],
+        pool: TokenPool, scope: Callable[[LiveSession], str | None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._live: Final = live
         self._vault: Final = vault
         self._replicas: Final = replicas
+        self._pool: Final = pool
         self._scope: Final = scope
         self._clock: Final = clock
         self._writing: Final[SingleFlight[None]] = SingleFlight()
@@ -47,7 +49,7 @@ class Recall:
 
     async def _answer(self, user: str, asking: str) -> None:
         with suppress(StoreUnavailable):
-            if self._live.of_user(user):
+            if self._live.of_user(user) or self._pool.holds(user):
                 await self._writing.run(user, lambda: self._written(user))
             await self._replicas.answer(asking, user)
 
@@ -66,6 +68,7 @@ class Recall:
     async def _written(self, user: str) -> None:
         for session in self._live.of_user(user):  # what was revoked is not among them
             await self._write(session)
+        await self._pool.write_user(user)
 
     async def _write(self, session: LiveSession) -> None:
         """Write one session where the store has nothing or something older."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from authproxy.errors import GrantRefused, ProviderError, SessionEnded, StoreSlow, StoreUnavailable
@@ -37,6 +38,9 @@ _POLL_SECONDS: Final = 0.1
 _WRITE_SECONDS: Final = 10.0  # for a store that is slow, after a rotation
 _LATE_LOOKS: Final = 20  # a tenth of a second apart
 _UNCERTAIN_SECONDS: Final = 10.0  # after the store failed, in which replicas may still have to write what they hold
+
+
+_LATER: Final = "the provider refused a token, and the user's others are tried later"
 
 
 class Rotated(ProviderError):
@@ -71,8 +75,8 @@ class Refresher:
 
     def __init__(
         self, *, providers: Mapping[str, Provider], vault: Vault, store: Store, live: LiveView, marks: Marks,
-        replicas: Replicas, recall: Recall, grace: RefreshGrace, on_failure: Callable[[str, str], None],
-        clock: Callable[[], float],
+        replicas: Replicas, recall: Recall, pool: TokenPool, grace: RefreshGrace,
+        on_failure: Callable[[str, str], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._providers: Final = providers
         self._live: Final = live
@@ -81,7 +85,7 @@ class Refresher:
         self._grace: Final = grace
         self._on_failure: Final = on_failure
         self._gates: Final = {name: Gate(clock) for name in providers}
-        self._pool: Final = TokenPool(vault, clock=clock)
+        self._pool: Final = pool
         self._lease: Final = RefreshLease(
             store=store, vault=vault, marks=marks, replicas=replicas, providers=providers, clock=clock
         )
@@ -120,6 +124,10 @@ class Refresher:
             await self._pool.add(ticket, scope, ticket.token)
         except StoreUnavailable:
             self._lease.note_store_failed()
+
+    async def forget_shared(self, ticket: Ticket, scope: str) -> None:
+        """The user's last session ended.  Raises ``StoreUnavailable``."""
+        await self._pool.forget(ticket, scope)
 
     async def write_back(self) -> None:
         """Write tokens that the store missed.  Raises ``StoreUnavailable``."""
@@ -186,39 +194,68 @@ class Refresher:
         return self._pool.candidates(ticket, scope, view.shared or SharedTokens(), [*own, *siblings])
 
     async def _redeem_newest(self, ticket: Ticket, view: _View, last_used: float) -> tuple[RefreshToken, TokenSet]:
-        """Redeem the newest token; after a refusal the user's other tokens, each once.  Raises ``SessionEnded``."""
+        """Redeem the newest token; after a refusal the user's other tokens, each once.
+
+        Dex answers 500, for good, for the token of a sign-in that lost a race against another one: then the others are
+        tried as well, and what failed is dead once another one was accepted.  Raises ``SessionEnded``.
+        """
+        scope = self.scope(ticket)
         refused = ""
+        failed: dict[str, ProviderError] = {}
         looked = False
         while True:
-            living = [one for one in self._candidates(ticket, view) if not await self._pool.is_dead(one.value)]
-            if not living:
-                if looked or not (refused or self._candidates(ticket, view)):
-                    raise self._nothing_left(ticket, view, refused)
+            living = await self._living(ticket, view, failed)
+            if not living and not failed and not looked and (refused or self._candidates(ticket, view)):
                 looked, view = True, await self._look_later(ticket, view)
                 continue
-            if refused and not await self._pool.may_try_another(ticket, self.scope(ticket)):
-                raise ProviderError(
-                    "the provider refused a token, and the user's others are tried later", retry_after=20
-                )
+            if not living:
+                raise await self._nothing_left(ticket, view, refused, failed)
+            if (refused or failed) and not await self._pool.may_try_another(ticket, scope):
+                raise next(iter(failed.values()), ProviderError(_LATER, retry_after=20.0))
             try:
-                return living[0], await self._redeem(ticket, living[0], view, last_used)
+                tokens = await self._redeem(ticket, living[0], view, last_used)
             except GrantRefused as error:
                 refused = error.error or "without a code"
                 self._on_failure(ticket.provider, "refused")
-                await self._pool.bury(ticket, self.scope(ticket), living[0].value)
+                await self._pool.bury(ticket, scope, living[0].value)
+            except ProviderError as error:
+                if error.status < HTTPStatus.INTERNAL_SERVER_ERROR or scope is None:
+                    raise await self._after_failures(ticket, view, error) from None
+                failed[living[0].value] = error
+            else:
+                for value in failed:
+                    await self._pool.bury(ticket, scope, value)
+                return living[0], tokens
+
+    async def _after_failures(self, ticket: Ticket, view: _View, error: ProviderError) -> Exception:
+        """What it means that the provider could not be asked, or failed."""
+        previous = view.previous
+        proved_until = self._lease.ends_at(ticket, previous) if previous else 0.0
+        if previous and await self._grace.is_over(ticket, previous.claims, proved_until, error):
+            return SessionEnded("the provider renews other users' sessions and not this one")
+        return error
+
+    async def _living(self, ticket: Ticket, view: _View, failed: Collection[str] = ()) -> list[RefreshToken]:
+        """The candidates that the provider has not refused; ``failed`` are those that it failed for just now."""
+        candidates = [one for one in self._candidates(ticket, view) if one.value not in failed]
+        return [one for one in candidates if not await self._pool.is_dead(one.value)]
 
     async def _look_later(self, ticket: Ticket, view: _View) -> _View:
         """Every known token is refused: another device's sign-in replaces it a moment before it shares its own."""
         await self._recalled(ticket, view)
         for _ in range(_LATE_LOOKS if self.scope(ticket) is not None or self.store_failed_recently else 1):
             view = await self._look(ticket, view.known)
-            if any([not await self._pool.is_dead(one.value) for one in self._candidates(ticket, view)]):
+            if await self._living(ticket, view):
                 break
             await asyncio.sleep(_POLL_SECONDS)
         return view
 
-    def _nothing_left(self, ticket: Ticket, view: _View, refused: str) -> Exception:
+    async def _nothing_left(
+        self, ticket: Ticket, view: _View, refused: str, failed: Mapping[str, ProviderError]
+    ) -> Exception:
         """What it means that no token is left to try."""
+        if failed:
+            return await self._after_failures(ticket, view, next(iter(failed.values())))
         # Without the store, this replica cannot know that no other one holds a newer token.
         certain = not (self._replicas.others and self._lease.store_failed_within(_UNCERTAIN_SECONDS))
         proved = view.previous is not None and self._lease.ends_at(ticket, view.previous) > self._clock()
@@ -252,9 +289,6 @@ class Refresher:
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
         except ProviderError as error:
             self._on_failure(ticket.provider, "limited" if error.retry_after or error.status == 429 else "unavailable")
-            ended_at = self._lease.ends_at(ticket, previous) if previous else 0.0
-            if previous and await self._grace.is_over(ticket, previous.claims, ended_at, error):
-                raise SessionEnded("the provider renews other users' sessions and not this one") from None
             raise
         if not tokens.claims and not (previous and previous.claims):
             await self._keep_for_others(ticket, newest.rotated(tokens.refresh_token, tokens.issued_at))

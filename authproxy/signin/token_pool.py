@@ -1,7 +1,7 @@
 """The refresh tokens of users whose provider keeps one for each user and client, and the tokens that are dead.
 
-The store holds both.  What it could not take is kept here and written when it is back; what it merges then is ordered
-by ``sessions.records``.
+The store holds both.  Memory holds what the store could not take, until it is back, and what no session may carry any
+more: while several sign-ins are in question, the living token may be that of a session which was signed out.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from authproxy.sessions.vault import Vault
 TRIES: Final = 3
 """How many other tokens of a user are tried in a minute after one was refused."""
 _TRIES_SECONDS: Final = 60.0
-_MAX_PENDING: Final = 10_000  # users
+_MAX_HELD: Final = 10_000  # users
 _MAX_DEAD: Final = 10_000  # tokens, by digest
 
 
-class _Pending(NamedTuple):
+class _Held(NamedTuple):
     ticket: Ticket
     scope: str
     tokens: SharedTokens
+    unwritten: bool
 
 
 class TokenPool:
@@ -36,7 +37,7 @@ class TokenPool:
     def __init__(self, vault: Vault, *, clock: Callable[[], float]) -> None:
         self._vault: Final = vault
         self._clock: Final = clock
-        self._pending: Final[OrderedDict[tuple[str, str], _Pending]] = OrderedDict()
+        self._held: Final[OrderedDict[str, dict[str, _Held]]] = OrderedDict()  # by user, and by scope
         self._dead: Final[OrderedDict[str, None]] = OrderedDict()
         self._tried: Final[OrderedDict[str, tuple[float, ...]]] = OrderedDict()
 
@@ -44,8 +45,8 @@ class TokenPool:
         self, ticket: Ticket, scope: str | None, shared: SharedTokens, own: Iterable[RefreshToken]
     ) -> list[RefreshToken]:
         """The tokens that may be alive, the likeliest first; of equal age those that were shared last come first."""
-        pending = self._pending.get((ticket.user, scope)) if scope is not None else None
-        local = pending.tokens if pending else SharedTokens()
+        held = self._of(ticket.user, scope)
+        local = held.tokens if held else SharedTokens()
         steps = dict(shared.steps)
         for family, step in local.steps.items():
             steps[family] = max(step, steps.get(family, 0))
@@ -53,30 +54,65 @@ class TokenPool:
 
     async def add(self, ticket: Ticket, scope: str, token: RefreshToken) -> None:
         """A token was issued.  Raises ``StoreUnavailable``; then it is written by ``write_back``."""
-        key = (ticket.user, scope)
-        held = self._pending.pop(key, None)
+        held = self._of(ticket.user, scope)
         tokens = (held.tokens if held else SharedTokens()).with_token(token)
-        self._pending[key] = _Pending(ticket, scope, tokens)
-        while len(self._pending) > _MAX_PENDING:
-            self._pending.popitem(last=False)
-        await self._write(key)
+        self._hold(_Held(ticket, scope, tokens, unwritten=True))
+        await self._write(ticket.user, scope)
 
     async def write_back(self) -> None:
         """Merge what the store missed into what it holds.  Raises ``StoreUnavailable``."""
-        for key in list(self._pending):
-            await self._write(key)
+        every = [(user, held) for user, scopes in self._held.items() for held in scopes.values()]
+        for user, held in every:
+            if held.unwritten:
+                await self._write(user, held.scope)
 
-    async def _write(self, key: tuple[str, str]) -> None:
-        pending = self._pending[key]
+    async def write_user(self, user: str) -> None:
+        """Merge everything that is held of a user into the store: it may have been emptied."""
+        for scope in list(self._held.get(user, ())):
+            await self._write(user, scope)
+
+    def holds(self, user: str) -> bool:
+        """Whether something is held of this user."""
+        return user in self._held
+
+    async def forget(self, ticket: Ticket, scope: str) -> None:
+        """Delete a user's tokens, with the last session.  Raises ``StoreUnavailable``."""
+        self._release(ticket.user, scope)
+        await self._vault.forget_shared(ticket, scope)
+
+    def _of(self, user: str, scope: str | None) -> _Held | None:
+        return self._held.get(user, {}).get(scope) if scope is not None else None
+
+    def _hold(self, held: _Held) -> None:
+        user = held.ticket.user
+        self._held.setdefault(user, {})[held.scope] = held
+        self._held.move_to_end(user)
+        while len(self._held) > _MAX_HELD:
+            self._held.popitem(last=False)
+
+    def _release(self, user: str, scope: str) -> None:
+        scopes = self._held.get(user, {})
+        scopes.pop(scope, None)
+        if not scopes:
+            self._held.pop(user, None)
+
+    async def _write(self, user: str, scope: str) -> None:
+        held = self._of(user, scope)
+        if held is None:
+            return
 
         def merged(stored: SharedTokens) -> SharedTokens:
-            for token in reversed(pending.tokens.tokens):
+            for token in reversed(held.tokens.tokens):
                 stored = stored.with_token(token)
             return stored
 
-        await self._vault.update_shared(pending.ticket, pending.scope, merged, now=self._clock())
-        if self._pending.get(key) is pending:  # nothing was added meanwhile
-            del self._pending[key]
+        stored = await self._vault.update_shared(held.ticket, held.scope, merged, now=self._clock())
+        if self._of(user, scope) is not held:  # something was added meanwhile
+            return
+        if len(stored.tokens) > 1:
+            self._hold(held._replace(tokens=stored, unwritten=False))
+        else:
+            self._release(user, scope)
 
     async def is_dead(self, value: str) -> bool:
         """Whether the provider refused this token before: it is never sent again."""
@@ -94,7 +130,13 @@ class TokenPool:
         with suppress(StoreUnavailable):
             await self._vault.bury(value, ttl=max(ticket.absolute_end - self._clock(), 1.0))
             if scope is not None:
+                self._drop(ticket, scope, value)
                 await self._vault.update_shared(ticket, scope, lambda held: held.without(value), now=self._clock())
+
+    def _drop(self, ticket: Ticket, scope: str, value: str) -> None:
+        held = self._of(ticket.user, scope)
+        if held is not None:
+            self._hold(held._replace(tokens=held.tokens.without(value)))
 
     async def may_try_another(self, ticket: Ticket, scope: str | None) -> bool:
         """Charge one try of another token of this user, if there is one left in this minute."""
@@ -108,7 +150,7 @@ class TokenPool:
             return False
         self._tried.pop(key, None)
         self._tried[key] = (*tried, now)[-TRIES:]
-        while len(self._tried) > _MAX_PENDING:
+        while len(self._tried) > _MAX_HELD:
             self._tried.popitem(last=False)
         if scope is not None:
             with suppress(StoreUnavailable):
@@ -116,4 +158,4 @@ class TokenPool:
         return True
 
     def __repr__(self) -> str:
-        return f"<TokenPool {len(self._pending)} to write, {len(self._dead)} dead>"
+        return f"<TokenPool {len(self._held)} users, {len(self._dead)} dead>"

@@ -488,7 +488,7 @@ async def test_dex_keeps_its_manners(clock: FakeClock) -> None:
             await client.refresh(second.refresh_token, subject="sub-alice")
         assert peer.refreshes == ["rotated", "repeated", "dead"]
         assert await client.revoke(second.refresh_token, "refresh_token") is False
-        assert await client.end_session_url(id_token_hint="a", post_logout_redirect_uri="b", state="c") is None
+        assert await client.end_session_url(hints=["a"], post_logout_redirect_uri="b", state="c") is None
 
 
 async def test_a_shared_refresh_token_repeats_another_sessions_nonce(clock: FakeClock) -> None:
@@ -619,7 +619,7 @@ async def test_revocation(client: Client, peer: OpenIDPeer) -> None:
 
 async def test_the_end_session_url(client: Client, peer: OpenIDPeer) -> None:
     """A23: hint, way back and state; what is empty is left out."""
-    url = await client.end_session_url(id_token_hint="a.b.c", post_logout_redirect_uri="https://x/y?z=1", state="")
+    url = await client.end_session_url(hints=["a.b.c"], post_logout_redirect_uri="https://x/y?z=1", state="")
     assert url is not None
     assert url.startswith(peer.issuer + "/end_session?")
     assert query_of(url) == {
@@ -627,6 +627,23 @@ async def test_the_end_session_url(client: Client, peer: OpenIDPeer) -> None:
         "post_logout_redirect_uri": "https://x/y?z=1",
         "client_id": "authproxy",
     }
+
+
+async def test_the_hint_is_one_that_the_provider_can_verify(client: Client, peer: OpenIDPeer) -> None:
+    """An ID token whose key is gone would be refused; where none can be verified the newest is sent."""
+    old = peer.id_token()
+    peer.rotate_keys(keep_old=False)
+    new = peer.id_token()
+    await client.keys.ensure()
+
+    async def hint(*hints: str) -> str | None:
+        url = await client.end_session_url(hints=hints, post_logout_redirect_uri="https://x/", state="")
+        return query_of(url or "").get("id_token_hint")
+
+    assert await hint(old, new) == new
+    assert await hint(new, old) == new
+    assert await hint(old) == old
+    assert await hint() is None
 
 
 async def test_a_logout_token_of_the_provider_holds(client: Client, peer: OpenIDPeer) -> None:

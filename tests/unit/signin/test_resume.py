@@ -26,6 +26,7 @@ from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher, shared_by
 from authproxy.signin.resume import Resumption
 from authproxy.signin.termination import Termination
+from authproxy.signin.token_pool import TokenPool
 from authproxy.store.base import Entry, Tally
 from authproxy.store.memory import MemoryStore
 from tests.peers.openid_provider import OpenIDPeer
@@ -90,14 +91,16 @@ class Replica:
         self.marks = Marks(store, clock=clock, on_mark=self.live.apply)
         providers = {provider.name: provider}
         self.peers = Replicas(store, on_asked=lambda user, asking: self.recall.answer(user, asking))
+        pool = TokenPool(self.vault, clock=clock)
         self.recall = Recall(
+            pool=pool,
             live=self.live, vault=self.vault, replicas=self.peers, clock=clock,
             scope=lambda session: shared_by(providers, session.ticket),
         )  # fmt: skip
         self.failures: list[str] = []
         self.refresher = Refresher(
             providers=providers, vault=self.vault, store=store, live=self.live, marks=self.marks,
-            replicas=self.peers, recall=self.recall, grace=RefreshGrace(store, seconds=GRACE, clock=clock),
+            replicas=self.peers, recall=self.recall, pool=pool, grace=RefreshGrace(store, seconds=GRACE, clock=clock),
             on_failure=lambda _, reason: self.failures.append(reason), clock=clock,
         )  # fmt: skip
         self.ended: list[tuple[str, str]] = []
