@@ -23,6 +23,10 @@ PAUSE_SECONDS: Final = 1.0
 """While it is down, one call in this time finds out whether it is back."""
 
 
+class NotAsked(ProviderError):
+    """The provider was not asked: it is down, or has asked to wait.  Says nothing about the grant."""
+
+
 class Gate:
     """Enter it around one call.  Raises ``ProviderError`` with ``retry_after`` while the provider wants to be left.
 
@@ -35,6 +39,11 @@ class Gate:
         self._closed_until = float("-inf")
         self._failures = 0
         self._probe_at = float("-inf")
+
+    def check(self) -> None:
+        """Raise ``NotAsked`` when a call would not be let through now; spares the work that comes before a call."""
+        self._check()
+        self._check_down()
 
     async def __aenter__(self) -> None:
         self._check()
@@ -59,16 +68,18 @@ class Gate:
     def _check(self) -> None:
         left = self._closed_until - self._clock()
         if 0.0 < left <= LONGEST:  # a clock that was set back must not hold us off for longer
-            raise ProviderError("the provider has asked to wait", retry_after=left)
+            raise NotAsked("the provider has asked to wait", retry_after=left)
 
     def _admit(self) -> None:
         """While the provider is down, let one call a second through."""
-        if self._failures < FAILURES:
-            return
+        self._check_down()
+        if self._failures >= FAILURES:
+            self._probe_at = self._clock() + PAUSE_SECONDS
+
+    def _check_down(self) -> None:
         left = self._probe_at - self._clock()
-        if 0.0 < left <= PAUSE_SECONDS:
-            raise ProviderError("the provider did not answer the last calls", retry_after=left)
-        self._probe_at = self._clock() + PAUSE_SECONDS
+        if self._failures >= FAILURES and 0.0 < left <= PAUSE_SECONDS:
+            raise NotAsked("the provider did not answer the last calls", retry_after=left)
 
     def __repr__(self) -> str:
         return f"<Gate {'closed' if self._closed_until > self._clock() else 'open'}>"

@@ -24,7 +24,7 @@ from authproxy.sessions.marks import Marks
 from authproxy.sessions.records import Rank, Record, RefreshToken, SharedTokens
 from authproxy.sessions.replicas import Replicas
 from authproxy.sessions.vault import Stored, Vault, share_scope
-from authproxy.signin.gate import Gate
+from authproxy.signin.gate import Gate, NotAsked
 from authproxy.signin.grace import RefreshGrace
 from authproxy.signin.recall import Recall
 from authproxy.signin.refresh_lease import SETTLING_SECONDS, STORE_RETRY_SECONDS, Postponed, RefreshLease
@@ -98,6 +98,7 @@ class Refresher:
         Raises ``SessionEnded`` when the provider calls every token dead, ``ProviderError`` when it could not be asked,
         of it ``Postponed`` when that is left to another replica.
         """
+        self._gates[ticket.provider].check()
         rank = max((ticket.generation, 0.0), known.rank if known else (0, 0.0))
         key = keys.lease_refresh(ticket.user, self.scope(ticket) or ticket.id)
         async with self._lease.hold(key, ticket, rank, known) as made_elsewhere:
@@ -287,6 +288,8 @@ class Refresher:
             self._on_failure(ticket.provider, "invalid")
             await self._keep_for_others(ticket, newest.rotated(invalid.refresh_token, invalid.issued_at))
             raise SessionEnded(f"the provider's refreshed ID token is not acceptable ({invalid.code})") from None
+        except NotAsked:
+            raise
         except ProviderError as error:
             self._on_failure(ticket.provider, "limited" if error.retry_after or error.status == 429 else "unavailable")
             raise

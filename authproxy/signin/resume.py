@@ -23,6 +23,7 @@ from authproxy.sessions.live import ENDED_SECONDS, Carried, LiveSession, LiveVie
 from authproxy.sessions.marks import Marks
 from authproxy.sessions.records import Record
 from authproxy.sessions.vault import Stored, Vault
+from authproxy.signin.gate import NotAsked
 from authproxy.signin.identity import ends_at, live_session, renew
 from authproxy.signin.recall import Recall
 from authproxy.signin.refresh import Refresher, Rotated
@@ -248,8 +249,9 @@ class Resumption:
         return renewal.result().record if renewal.done() else live.record
 
     def _back_off(self, session: LiveSession, error: ProviderError) -> None:
-        if isinstance(error, Postponed):
-            session.retry_at = self._clock() + _BACKOFF_FIRST
+        if isinstance(error, Postponed | NotAsked):
+            wait = max(error.retry_after or 0.0, _BACKOFF_FIRST)
+            session.retry_at = self._clock() + wait * (1.0 if isinstance(error, Postponed) else 1.0 + random())  # noqa: S311
             return
         session.backoff = min(_BACKOFF_MAX, max(_BACKOFF_FIRST, session.backoff * 2))
         session.retry_at = self._clock() + (error.retry_after or session.backoff * (0.5 + random()))  # noqa: S311
@@ -323,4 +325,4 @@ class Resumption:
 
 
 def _level(error: ProviderError) -> int:
-    return logging.DEBUG if isinstance(error, Postponed) else logging.WARNING
+    return logging.DEBUG if isinstance(error, Postponed | NotAsked) else logging.WARNING
