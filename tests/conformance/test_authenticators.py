@@ -31,7 +31,7 @@ from authproxy.oidc.issuer import Issuer
 from authproxy.settings import schema
 from authproxy.settings.values import SecretRef
 from authproxy.store.memory import MemoryStore
-from tests.hostile.harness import another_browser, build
+from tests.hostile.harness import HOST, another_browser, build
 from tests.peers.fake_clock import FakeClock
 from tests.peers.openid_provider import OpenIDPeer
 from tests.peers.upstream_app import UpstreamApp
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
 
 def request(*lines: Line, certificate: dict[str, Any] | None = None) -> RequestInfo:
     """A request with these header lines, on a TLS connection."""
-    return values.info("/", *lines, certificate=certificate, tls=True)
+    return values.info("/", *lines, host=HOST, certificate=certificate, tls=True)
 
 
 def match(*accept: Kind) -> Match:

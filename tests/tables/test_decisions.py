@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import bcrypt
 import pytest
@@ -174,7 +175,7 @@ class Running(NamedTuple):
 
     def _credential(self, row: Row) -> list[tuple[str, str]]:
         if row.kind == "session":
-            return [("Cookie", self.cookies[row.who])]
+            return [("Cookie", self._cookie(row))]
         name = WHO[row.who]["as"].partition(":")[2] if row.kind else ""
         if row.kind == "bearer":
             return [("Authorization", f"Bearer {self._jwt(row.who, name.partition('/')[0])}")]
@@ -188,6 +189,15 @@ class Running(NamedTuple):
             section = TABLE["settings"] if row.kind == "token" else TABLE["settings"]["enrollment"]
             return [("Authorization", f"Bearer {section['tokens'][name]['secrets'][0]['value']}")]
         return []
+
+    def _cookie(self, row: Row) -> str:
+        """The cookie as the browser has it at the host of the row: without a cookie domain each host has its own."""
+        cookie = self.proxy.graph.cookie
+        provider = WHO[row.who]["as"].partition(":")[2].partition("/")[0]
+        ticket = cookie.open(self.cookies[row.who].partition("authproxy=")[2].partition(";")[0], HOMES[provider])
+        assert ticket is not None
+        here = ticket._replace(host=(urlsplit(row.url).hostname or "").rstrip("."))
+        return "; ".join(line.partition(";")[0] for line in cookie.write(here, now=ticket.sealed_at))
 
     def _jwt(self, who: str, issuer: str) -> str:
         self.peers[issuer].people[who] = Person(who, "", WHO[who]["claims"])
