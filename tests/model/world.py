@@ -348,10 +348,12 @@ class World:
             return
         self._note(f"{device} signs out on {replica.name}")
         token = origin.set(Origin(session.name, session.cookies))
+        was_unknown, session.unknown = session.unknown, True  # requests that are under way may be answered either way
         try:
             self._run(replica.sign_out(one.cookies()))
         finally:
             origin.reset(token)
+            session.unknown = was_unknown
         one.jar.clear()
         one.session = None
         self._end(session, "signed out", replica.name)
