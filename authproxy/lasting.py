@@ -54,7 +54,7 @@ class Lasting:
         self._clock: Final = clock
         self._shared: Final[list[_Shared]] = []
         self._marks: Marks | None = None
-        self.on_asked: Callable[[str, str], None] = _nobody  # gets the user, and the replica that asks
+        self.on_asked: Callable[[str, str], None] = _ignore_question  # gets the user, and the replica that asks
         self.audit: Final = Audit.open(_audit_file(settings), clock=clock)
         self.metrics: Final = Metrics()
         self.live: Final = LiveView(clock=clock, idle=settings.session.idle)
@@ -117,7 +117,7 @@ class Lasting:
         return f"<Lasting: {len(self._shared)} shared, {self.live!r}>"
 
 
-def _nobody(_user: str, _asking: str) -> None:
+def _ignore_question(_user: str, _asking: str) -> None:
     """No session is open yet."""
 
 

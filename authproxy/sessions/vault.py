@@ -60,11 +60,10 @@ class Vault:
     async def _enter(self, ticket: Ticket, ttl: float) -> None:
         await self._store.add(keys.sessions_of_subject(ticket.user), ticket.id, ttl=ttl)
 
-    async def forget(self, ticket: Ticket) -> int:
-        """Delete the record and its index entry; how many sessions the user has left."""
+    async def forget(self, ticket: Ticket) -> None:
+        """Delete the record and its index entry."""
         await self._store.delete(keys.session(ticket.user, ticket.id))
         await self._store.remove(keys.sessions_of_subject(ticket.user), ticket.id)
-        return await self.count(ticket)
 
     async def count(self, ticket: Ticket) -> int:
         """How many sessions of the ticket's user have a record."""

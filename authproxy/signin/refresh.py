@@ -65,6 +65,10 @@ class _View(NamedTuple):
     def previous(self) -> Record | None:
         return self.stored.record if self.stored else self.known
 
+    @property
+    def records(self) -> list[Record]:
+        return [record for record in (self.known, self.stored.record if self.stored else None) if record]
+
 
 class Refresher:
     """Makes a new record for a session from its newest refresh token.
@@ -172,8 +176,7 @@ class Refresher:
 
     async def _recalled(self, ticket: Ticket, view: _View) -> None:
         """Have the other replicas write what they hold of this user."""
-        records = [record for record in (view.known, view.stored.record if view.stored else None) if record]
-        held = max([(ticket.generation, 0.0), *(record.rank for record in records)])
+        held = max([(ticket.generation, 0.0), *(record.rank for record in view.records)])
         families = {one.family for one in self._candidates(ticket, view)}
 
         async def found() -> bool:
@@ -186,8 +189,7 @@ class Refresher:
 
     def _candidates(self, ticket: Ticket, view: _View) -> list[RefreshToken]:
         """Every token that may be alive, the newest first.  Without sharing: the session's own, and no other."""
-        records = [record for record in (view.known, view.stored.record if view.stored else None) if record]
-        own = [ticket.token, *(record.token for record in records)]
+        own = [ticket.token, *(record.token for record in view.records)]
         scope = self.scope(ticket)
         if scope is None:
             return self._pool.candidates(ticket, None, SharedTokens(), own)
@@ -336,8 +338,8 @@ class Refresher:
 
     def _next_generation(self, ticket: Ticket, view: _View) -> int:
         live = self._live.by_id(ticket.id)
-        records = (view.known, view.previous, live.record if live else None)
-        return max([ticket.generation, *(record.generation for record in records if record)]) + 1
+        records = [*view.records, *([live.record] if live else [])]
+        return max([ticket.generation, *(record.generation for record in records)]) + 1
 
     def _kept(self, ticket: Ticket, view: _View, replacement: RefreshToken, last_used: float) -> Record:
         """The old proof, if there was one, with the refresh token that replaced the spent one."""

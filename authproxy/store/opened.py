@@ -35,7 +35,10 @@ def open_store(
 
 
 def open_patient_store(shape: schema.Store, store: Store, *, told: Callable[[str], None] | None = None) -> Store:
-    """The same shared store with patience (``store.patient``); the embedded one is never slow.  Raises as above."""
+    """The shared store with patience (``store.patient``); the embedded ``store`` itself, which is never slow.
+
+    Raises as ``open_store``.
+    """
     if shape.redis is None:
         return store
     patient = _redis(shape.redis, patience.BUDGET_SECONDS, patience.CONNECTIONS)

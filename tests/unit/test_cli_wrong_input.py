@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 
 from authproxy.cli import main
 from tests.unit.settings.standins import KEY_A
+from tests.unit.test_cli import GOOD as TEMPLATE
 
-GOOD = f"""\
-public_url: https://app.example.com
-session: {{keys: [{{value: {KEY_A}}}]}}
-providers:
-  dex: {{issuer: "http://127.0.0.1:9/", client_id: authproxy}}
-policies: {{staff: {{any: [{{groups: [staff]}}]}}}}
-apps:
-  app:
-    host: app.example.com
-    upstream: {{url: "http://127.0.0.1:9"}}
-    routes: [{{path: /, policy: staff}}]
-"""
+GOOD = TEMPLATE.format(key=KEY_A)
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(f'*{before}' for _ in range(9))}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
