@@ -142,7 +142,7 @@ class Graph:
             replicas=self.replicas, recall=self.recall, pool=pool, on_failure=self.metrics.refresh_failed, clock=clock,
             grace=RefreshGrace(self.store, seconds=session.refresh_grace, clock=clock),
         )  # fmt: skip
-        self.termination = Termination(marks=self.marks, vault=patient, on_end=self._note_end)
+        self.termination = Termination(marks=self.marks, vault=self.vault, on_end=self._note_end)
         self.resumption = Resumption(
             cookie=self.cookie, live=self.live, vault=self.vault, marks=self.marks, recall=self.recall,
             refresher=self.refresher, termination=self.termination, providers=self.providers, idle=session.idle,
