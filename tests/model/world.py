@@ -54,6 +54,8 @@ class Session:
     """The browser has another cookie now, and whether the session was ended is open."""
     known_to: set[str] = field(default_factory=set)
     """Replicas that have it in memory."""
+    replacing: int = 0
+    """Sign-ins of the same browser under way: each may end this session before its own answer arrives."""
     heard_by: set[str] = field(default_factory=set)
     """Replicas on which the end must hold; "store" for the stream of revocations."""
 
@@ -255,12 +257,19 @@ class World:
 
     async def _finish(self, device: Device, replica: Replica, parameters: dict[str, str], session: Session) -> None:
         former, began = device.session, self.clock()
+        if former is not None:
+            former.replacing += 1
         try:
             finished: Finished = await replica.finish_sign_in(device.cookies(), parameters)
         except Refusal as refusal:
             self._note(f"{session.name} on {replica.name}: sign-in refused: {refusal}")
             return
+        finally:
+            if former is not None:
+                former.replacing -= 1
         if replica.wire.gone:
+            if former is not None:
+                former.unknown = True
             return
         now = self.clock()
         session.signed_in_at = session.used_at = session.tried_at = now
@@ -409,11 +418,19 @@ class World:
             if self.failures:
                 return
             self.pass_time(LIFETIME + 5.0)
-        asked_at = self.clock()  # by now the tokens of a user with many sign-ins were all tried: three in a minute
+        self._try_all_tokens()
+        asked_at = self.clock()
         self.request([(name, 0) for name in self.devices], patience=30.0)
         for session in self.sessions:
             if session.used_at >= asked_at and self._is_refused(session):
                 self._fail(f"{session.name} lives although the provider refuses {session.user}")
+
+    def _try_all_tokens(self) -> None:
+        """Go on until the tokens of every removed user were all tried: three other tokens in a minute."""
+        sign_ins = max((sum(one.user == user for one in self.sessions) for user in self.peer.revoked), default=0)
+        for _ in range(sign_ins // 3):
+            self.request([(name, 0) for name in self.devices], patience=30.0)
+            self.pass_time(LIFETIME + 5.0)
 
     def _check_served(self) -> None:
         now = self.clock()
@@ -470,7 +487,7 @@ class World:
     ) -> None:
         now = self.clock()
         self._note(f"{session.name} on {replica.name}: signed out: {refusal}")
-        if session.ended or session.unknown:
+        if session.ended or session.unknown or session.replacing:
             return
         if self._is_refused(session):
             self._end(session, "the provider's word", replica.name, at=now + 1.0)
