@@ -102,7 +102,7 @@ class Lasting:
         # A revocation must not be lost because the store is another one now.
         known = self._marks.held() if self._marks else ()
         marks = self._marks = Marks(store, clock=self._clock, on_mark=self.live.apply, known=known)
-        replicas = Replicas(store, on_asked=lambda user, asking: self.on_asked(user, asking))
+        replicas = Replicas(patient, on_asked=lambda user, asking: self.on_asked(user, asking))
         try:
             async with Ongoing() as ongoing:
                 ongoing.begin(marks.run)

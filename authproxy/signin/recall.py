@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import reduce
 from typing import Final
 
 from authproxy.errors import StoreUnavailable
@@ -66,9 +67,24 @@ class Recall:
                     return
 
     async def _written(self, user: str) -> None:
-        for session in self._live.of_user(user):  # what was revoked is not among them
-            await self._write(session)
+        """Write at once what is held of a user, so that a slow store delays the shared tokens by two calls only."""
+        sessions = list(self._live.of_user(user))  # what was revoked is not among them
+        writes = [self._write_tokens(user, sessions), *map(self._write, sessions)]
+        for failure in await asyncio.gather(*writes, return_exceptions=True):
+            if failure is not None:
+                raise failure
+
+    async def _write_tokens(self, user: str, sessions: Sequence[LiveSession]) -> None:
+        """Add the refresh tokens that are held to those that the user's sessions share."""
         await self._pool.write_user(user)
+        by_scope: dict[str, list[LiveSession]] = {}
+        for session in sessions:
+            scope = self._scope(session)
+            if scope is not None and session.record.token.value:
+                by_scope.setdefault(scope, []).append(session)
+        for scope, sharing in by_scope.items():
+            tokens = [session.record.token for session in sharing]
+            await self._vault.update_shared(sharing[0].ticket, scope, _adding(tokens), now=self._clock())
 
     async def _write(self, session: LiveSession) -> None:
         """Write one session where the store has nothing or something older."""
@@ -77,9 +93,6 @@ class Recall:
             record = session.record._replace(last_used=max(session.last_used, stored.record.last_used if stored else 0))
             expected = stored.raw if stored else None
             await self._vault.save(session.ticket, record, expected=expected, now=self._clock())
-        scope = self._scope(session)
-        if scope is not None and session.record.token.value:
-            await self._vault.update_shared(session.ticket, scope, _adding(session.record.token), now=self._clock())
 
     async def close(self) -> None:
         """Let what is being written finish."""
@@ -88,5 +101,5 @@ class Recall:
         await self._answering.close()
 
 
-def _adding(token: RefreshToken) -> Callable[[SharedTokens], SharedTokens]:
-    return lambda held: held.with_token(token)
+def _adding(tokens: Iterable[RefreshToken]) -> Callable[[SharedTokens], SharedTokens]:
+    return lambda held: reduce(SharedTokens.with_token, tokens, held)

@@ -149,9 +149,9 @@ class StoreLink:
         """The same link for calls that may take longer."""
         return _Budgeted(self, seconds)
 
-    async def publish(self, channel: str, message: bytes) -> None:
+    async def publish(self, channel: str, message: bytes, *, budget: float | None = None) -> None:
         """Tell every subscriber."""
-        await self._call("ping")
+        await self._call("ping", budget=budget)
         self._shared.deliver(channel, message)
 
     async def subscribe(self, channel: str, callback: Callback) -> Callable[[], Awaitable[None]]:
@@ -172,9 +172,12 @@ class _Budgeted:
     def __init__(self, link: StoreLink, seconds: float) -> None:
         self._link: Final = link
         self._seconds: Final = seconds
-        self.publish: Final = link.publish
         self.subscribe: Final = link.subscribe
         self.close: Final = link.close
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Tell every subscriber."""
+        await self._link.publish(channel, message, budget=self._seconds)
 
     def __getattr__(self, verb: str) -> Any:
         if verb.startswith("_"):

@@ -142,3 +142,19 @@ def test_a_renewal_elsewhere_after_a_token_was_handed_on() -> None:
         world.request(pairs)
         world.pass_time(1.0)
         world.check()
+
+
+@pytest.mark.parametrize("window", [0.0, 3.0])
+def test_a_slow_store_while_another_replica_brings_back_what_was_lost(window: float) -> None:
+    """The store is emptied and answers the replica that holds the newest token late: the other one waits for it."""
+    with World(window=window) as world:
+        world.sign_in("a1", [0])
+        world.pass_time(2.0)
+        world.sign_in("a2", [1])
+        world.pass_time(2.0)
+        world.set_link([1], "late", delay=0.3)
+        world.lose_data()
+        world.pass_time(65.0)
+        world.request([("a1", 0), ("a1", 0)])
+        world.heal()
+        world.check()

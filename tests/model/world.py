@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 from authproxy.errors import NotAuthenticated, Refusal
+from authproxy.signin import recall
 from authproxy.signin.login import Finished
 from tests.model.faulty_store import SharedStore, State
 from tests.model.replica import ABSOLUTE, IDLE, Replica
@@ -564,8 +565,8 @@ class World:
     def _path_from_others(self, newest: Token, replica: Replica, *, fenced: bool) -> str:
         now = self.clock()
         for other in self.replicas:
-            if other is replica or not self._answers(other):
-                continue
+            if other is replica or not self._answers(other) or 3 * other.link.delay > recall.PATIENCE - 0.5:
+                continue  # it hears the question, reads and writes
             if self._is_in_memory(newest, other) and now - (newest.delivered_at or now) >= 1.0:
                 return f"memory of {other.name}"
             under_way = not newest.by_sign_in and newest.receiver == other.name and not newest.lost
